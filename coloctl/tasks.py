@@ -1,7 +1,8 @@
-"""Wait for the first of several awaitables, and leave none of them running.
+"""Wait for the first of several awaitables, or for all of them, and leave none of them running.
 
-Called by `vm`, `ha.failover`, `ha.fencing`, `supervisor.acts.life`, `supervisor.acts.powerdown` and
-`supervisor.settling`, which wait for work and for a sign that the work has become pointless.
+Called by `vm_open`, `ha.failover`, `ha.fencing` and `supervisor.acts.life`, which wait for work and
+for a sign that the work has become pointless, and by `colo`, which asks a machine that is far away
+several things at once: over ssh each question that waits for another's answer costs a round trip.
 """
 
 from __future__ import annotations
@@ -9,7 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar, overload
+
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+W = TypeVar("W")
 
 
 @asynccontextmanager
@@ -29,3 +35,43 @@ async def first_of(
         for future in futures:
             future.cancel()
         await asyncio.gather(*futures, return_exceptions=True)
+
+
+@overload
+async def side_by_side(one: Awaitable[T], two: Awaitable[U], /) -> tuple[T, U]: ...
+
+
+@overload
+async def side_by_side(
+    one: Awaitable[T], two: Awaitable[U], three: Awaitable[V], /
+) -> tuple[T, U, V]: ...
+
+
+@overload
+async def side_by_side(
+    one: Awaitable[T], two: Awaitable[U], three: Awaitable[V], four: Awaitable[W], /
+) -> tuple[T, U, V, W]: ...
+
+
+@overload
+async def side_by_side(*works: Awaitable[T]) -> tuple[T, ...]: ...
+
+
+async def side_by_side(*works: Awaitable[Any]) -> tuple[Any, ...]:
+    """Do all ``works`` at once; return what each returns, in their order.
+
+    All come to their end, also where one fails. The error of the first in their order is raised
+    then, whichever came first in time, so that an operator reads the same sentence each time. Where
+    the call is cancelled, all are cancelled and awaited.
+    """
+    futures = [asyncio.ensure_future(one) for one in works]
+    try:
+        ended = await asyncio.gather(*futures, return_exceptions=True)
+    finally:
+        for future in futures:
+            future.cancel()
+        await asyncio.gather(*futures, return_exceptions=True)
+    for one in ended:
+        if isinstance(one, BaseException):
+            raise one
+    return tuple(ended)

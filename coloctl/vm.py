@@ -38,6 +38,7 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.dialect import discover, learn_schema
 from coloctl.qmp.monitor import Monitor
 from coloctl.qmp.schema import Schema
+from coloctl.tasks import side_by_side
 from coloctl.vm_open import Recorder as Recorder  # noqa: PLC0414 - part of this class's calls
 from coloctl.vm_open import launch_error, open_monitor
 
@@ -97,8 +98,7 @@ async def inspect(path: Path, host: Host) -> Binary:
 
     Raises `UnsupportedQEMU` when it does not exist, does not start, or has no COLO.
     """
-    await _require_file(path, host)
-    key = await cache_key(host, path, "none", "dialect")
+    _, key = await side_by_side(_require_file(path, host), cache_key(host, path, "none", "dialect"))
     with contextlib.suppress(ValueError):
         answer = probe_cache.recall(key) or {}
         if set(answer.get("dialect", ())) != {known.name for known in fields(Dialect)}:
@@ -218,9 +218,11 @@ class VM:
 
     async def observe(self, deadline_s: float = 1.0) -> Vitals:
         """Query the state that QEMU reports; raises `MonitorError` when an answer is missing."""
-        status = await self.execute(qmp.query_status(), deadline_s)
-        migration = await self.execute(qmp.query_migrate(), deadline_s)
-        colo = await self.execute(qmp.query_colo_status(), deadline_s)
+        status, migration, colo = await side_by_side(
+            self.execute(qmp.query_status(), deadline_s),
+            self.execute(qmp.query_migrate(), deadline_s),
+            self.execute(qmp.query_colo_status(), deadline_s),
+        )
         try:
             return Vitals(
                 RunState(status["status"]),

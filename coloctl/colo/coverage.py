@@ -16,6 +16,7 @@ from typing import Any
 from coloctl.errors import ReplicationError
 from coloctl.model.pair import PairSpec
 from coloctl.qmp import command as qmp
+from coloctl.tasks import side_by_side
 from coloctl.vm import VM
 
 #: Every look is a query that QEMU answers from its main loop, seconds.
@@ -33,13 +34,12 @@ async def require_covered(spec: PairSpec, primary: VM) -> None:
 
     Raises `MonitorError` when QEMU does not answer.
     """
-    blocks = await primary.execute(qmp.query_block(), ASK_DEADLINE_S)
-    migration = await primary.execute(qmp.query_migrate(), ASK_DEADLINE_S)
-    devices = [
-        one
-        for path in _DEVICES
-        for one in await primary.execute(qmp.qom_list(path), ASK_DEADLINE_S)
-    ]
+    blocks, migration, *listed = await side_by_side(
+        primary.execute(qmp.query_block(), ASK_DEADLINE_S),
+        primary.execute(qmp.query_migrate(), ASK_DEADLINE_S),
+        *(primary.execute(qmp.qom_list(path), ASK_DEADLINE_S) for path in _DEVICES),
+    )
+    devices = [one for found in listed for one in found]
     for uncovered in (
         *unreplicated_disks(spec, blocks),
         *outside_devices(devices),

@@ -79,6 +79,8 @@ TURNS = 10
 #: The limit of the last turn, seconds; the guest is stopped meanwhile.
 PAUSE_DEADLINE_S = 30.0
 CLEAN_UP_DEADLINE_S = 10.0
+#: The questions about each disk while the guest stands still, one after the other.
+_JOIN_TRIPS = 5
 
 
 @dataclass
@@ -145,8 +147,9 @@ async def send(
 
 async def drop(spec: PairSpec, primary: VM) -> None:
     """Remove all of a comparison from ``primary``, whether one ran, failed or never began."""
-    deadline = Deadline(CLEAN_UP_DEADLINE_S)
-    await run(difference_plan.drop(spec), primary.monitor, deadline=deadline)
+    steps = difference_plan.drop(spec)
+    deadline = Deadline(CLEAN_UP_DEADLINE_S + primary.host.reach.trips_s(len(steps)))
+    await run(steps, primary.monitor, deadline=deadline)
 
 
 async def disk_sizes(spec: PairSpec, vm: VM) -> tuple[int, ...]:
@@ -238,7 +241,9 @@ async def _clear(effort: Effort, disk: int, turn: int) -> None:
 async def _join(effort: Effort, turn: int) -> None:
     """Stop the guest, send the last writes, attach the replicas, and let the guest run again."""
     primary = effort.primary
-    deadline = Deadline(effort.deadline.at_most(PAUSE_DEADLINE_S))
+    trips = _JOIN_TRIPS * (len(effort.sizes) + 1)
+    limit_s = PAUSE_DEADLINE_S + primary.host.reach.trips_s(trips)
+    deadline = Deadline(effort.deadline.at_most(limit_s))
     try:
         await primary.execute(qmp.stop(), deadline.remaining())
         for disk, _ in enumerate(effort.sizes):

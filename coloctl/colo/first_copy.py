@@ -26,6 +26,7 @@ from coloctl.host.base import Host
 from coloctl.machine import image
 from coloctl.model import units
 from coloctl.model.pair import NodeName, PairSpec, other
+from coloctl.tasks import side_by_side
 
 #: For a program that only looks, seconds.
 COMMAND_DEADLINE_S = 10.0
@@ -59,8 +60,9 @@ async def require_place(
     missing: dict[Path, int] = {}
     for index, disk in enumerate(spec.disks):
         path = disk.image[node]
-        guest = await launch.image_info(spec, ground, other(node), index)
-        there = await host.identify(path)
+        guest, there = await side_by_side(
+            launch.image_info(spec, ground, other(node), index), host.identify(path)
+        )
         need = needs.setdefault(path.parent, _Need())
         if there.present:
             info = await launch.image_info(spec, ground, node, index)

@@ -23,6 +23,7 @@ from coloctl.host.linktest import SERVE_DEADLINE_S, FrameFigures
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.model.revive import revive
 from coloctl.model.wires import Endpoint
+from coloctl.tasks import side_by_side
 
 ONE_MTU = "set one MTU on both machines, and on every switch between them"
 _MODULE = "coloctl.host.linktest"
@@ -35,8 +36,12 @@ async def require_way(spec: PairSpec, ground: Ground, *, protect: bool) -> None:
     """
     if spec.shares_machine():
         return
-    for node in NODES if protect else NODES[:1]:
-        await require_address(ground.hosts[node], spec.nodes[node].address, node)
+    await side_by_side(
+        *(
+            require_address(ground.hosts[node], spec.nodes[node].address, node)
+            for node in (NODES if protect else NODES[:1])
+        )
+    )
     if not protect or ground.facts.one_machine:
         return
     here, there = (ground.hosts[node] for node in NODES)

@@ -22,6 +22,7 @@ from coloctl.colo.registry import SUFFIX
 from coloctl.errors import ColoctlError, PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
+from coloctl.tasks import side_by_side
 
 __all__ = [
     "SUFFIX",
@@ -56,7 +57,8 @@ async def read(spec: PairSpec, hosts: Hosts) -> Companions:
     """
     if not spec.disks:
         return {node: Companion(spec.name, node) for node in NODES}
-    looked = {node: await registry.look(spec, hosts[node], node) for node in NODES}
+    looks = await side_by_side(*(registry.look(spec, hosts[node], node) for node in NODES))
+    looked = dict(zip(NODES, looks, strict=True))
     images = {node: looked[node][1] for node in NODES}
     for disk in spec.disks:
         a, b = (images[node].get(disk.id) for node in NODES)

@@ -1,13 +1,13 @@
 """Find out with which QEMU, tools and accelerator each node of a pair runs, and compare the two.
 
-Called by `cli.verbs.start` before a start and by `control.daemon.serve`, for the binary of a
-secondary by `supervisor.acts.protect` and `supervisor.acts.switchover`, and by `check.doctor`; asks
+Called by `cli.verbs.start` before a start, by `control.daemon.serve` and by `check.doctor`; asks
 `vm` for a binary, a program beside it for the accelerator (`machine.accel`) and `host` for the
 images.
 
-Invariant: a pair begins only where both nodes' QEMUs have one version and one machine type, and no
-secondary is launched from a binary that was replaced by another version since
-(`require_same_binary`).
+What does not depend on another answer is asked at once, of both machines: over ssh each question
+that waits for another's answer costs a round trip.
+
+Invariant: a pair begins only where both nodes' QEMUs can be one pair (`colo.equal_builds`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import fields
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from coloctl import hostlist, paths, probe_cache
 from coloctl.colo import accounts, cpu_models, plugin
+from coloctl.colo.equal_builds import require_equal
 from coloctl.colo.ground import Facts, Ground, NodeFacts, close, is_here, one_machine, open_hosts
 from coloctl.colo.refuse import refuse
 from coloctl.errors import PreconditionFailed, SpecError, UnsupportedQEMU
@@ -32,9 +32,9 @@ from coloctl.host.base import Host
 from coloctl.host.records import Machine
 from coloctl.machine.accel import KVM_DEVICE, PROVE_DEADLINE_S, KvmTrial, Measurement
 from coloctl.machine.image import QEMU_IMG
-from coloctl.model.dialect import Dialect
 from coloctl.model.pair import NODES, NodeName, PairSpec
 from coloctl.model.revive import revive
+from coloctl.tasks import side_by_side
 from coloctl.vm import Binary, cache_key, inspect
 
 T = TypeVar("T")
@@ -78,36 +78,51 @@ async def look(spec: PairSpec, hosts: Hosts) -> Facts:
     machines = {node: hosts[node].machine for node in NODES}
     require_two_identities(machines)
     require_one_name(spec, machines)
-    for node in NODES:
-        await require_files(spec, hosts[node], node)
-    paths_of = {node: await find_qemu(spec, hosts[node], node) for node in NODES}
+    await _on_each(hosts, partial(require_files, spec))
+    paths_of = await _on_each(hosts, partial(find_qemu, spec))
     alike = one_machine(machines["a"], machines["b"]) and paths_of["a"] == paths_of["b"]
-    binaries: dict[NodeName, Binary] = {"a": await inspect(paths_of["a"], hosts["a"])}
-    binaries["b"] = binaries["a"] if alike else await inspect(paths_of["b"], hosts["b"])
+
+    async def inspected(host: Host, node: NodeName) -> Binary:
+        return await inspect(paths_of[node], host)
+
+    async def accelerated(host: Host, node: NodeName) -> str:
+        return await accelerator(host, paths_of[node], spec.guest.accel)
+
+    binaries = await _on_each(hosts, inspected, alike=alike)
     require_equal(spec, binaries, machines)
-    wanted = spec.guest.accel
-    accels: dict[NodeName, str] = {"a": await accelerator(hosts["a"], paths_of["a"], wanted)}
-    accels["b"] = accels["a"] if alike else await accelerator(hosts["b"], paths_of["b"], wanted)
+    accels = await _on_each(hosts, accelerated, alike=alike)
     accel = effective(accels)
     await cpu_models.require_model(spec, hosts, paths_of, accel)
-    nodes: dict[NodeName, NodeFacts] = {}
     for node in NODES:
         refuse(spec, binaries[node], accel)
-        nodes[node] = NodeFacts(
-            binaries[node],
-            accels[node],
-            await qemu_img(hosts[node], binaries[node].path),
-            await _devices(spec, hosts[node], node),
-            machines[node],
-            await _plugin(hosts[node], binaries[node].path) if accel == "tcg" else None,
-            await accounts.find(spec, hosts[node]),
+
+    async def found(host: Host, node: NodeName) -> NodeFacts:
+        binary = binaries[node]
+        img, devices, account, freshener = await side_by_side(
+            qemu_img(host, binary.path),
+            _devices(spec, host, node),
+            accounts.find(spec, host),
+            _plugin(host, binary.path, accel),
         )
-    return Facts(nodes, accel)
+        return NodeFacts(binary, accels[node], img, devices, host.machine, freshener, account)
+
+    return Facts(await _on_each(hosts, found), accel)
 
 
-async def _plugin(host: Host, binary: Path) -> Path | None:
+async def _on_each(
+    hosts: Hosts, ask: Callable[[Host, NodeName], Awaitable[T]], *, alike: bool = False
+) -> dict[NodeName, T]:
+    """Ask both hosts at once; only that of node a where they are ``alike``."""
+    asked = NODES[:1] if alike else NODES
+    answers = await side_by_side(*(ask(hosts[node], node) for node in asked))
+    return dict(zip(NODES, [*answers, *answers][: len(NODES)], strict=True))
+
+
+async def _plugin(host: Host, binary: Path, accel: str) -> Path | None:
     """Find the plugin on another machine; on this one it is looked for at each launch."""
-    return None if is_here(host.machine) else await plugin.find(host, binary)
+    if accel != "tcg" or is_here(host.machine):
+        return None
+    return await plugin.find(host, binary)
 
 
 def require_two_identities(machines: Mapping[NodeName, Machine]) -> None:
@@ -164,8 +179,10 @@ async def unusable_files(spec: PairSpec, host: Host, node: NodeName) -> AsyncIte
     wanted += [
         (f"disk[{i}].image.{node}", disk.image[node], write) for i, disk in enumerate(spec.disks)
     ]
-    for key, path, mode in wanted:
-        if path is not None and (why := await host.usable(path, mode)):
+    found = [(key, path, mode) for key, path, mode in wanted if path is not None]
+    answers = await side_by_side(*(host.usable(path, mode) for _, path, mode in found))
+    for (key, path, _), why in zip(found, answers, strict=True):
+        if why:
             machine = host.machine.name
             if key.startswith("disk[") and why == os.strerror(errno.ENOENT):
                 continue  # it is made there, see `colo.first_copy`
@@ -186,79 +203,15 @@ async def _devices(spec: PairSpec, host: Host, node: NodeName) -> frozenset[Path
 
     One that cannot be inspected counts as what its path says; QEMU reports what is wrong with it.
     """
-    found = set()
-    for disk in spec.disks:
+
+    async def device(path: Path) -> bool:
         with contextlib.suppress(PreconditionFailed):
-            if (await host.identify(disk.image[node])).device:
-                found.add(disk.image[node])
-    return frozenset(found)
+            return (await host.identify(path)).device
+        return False
 
-
-def require_equal(
-    spec: PairSpec, binaries: Mapping[NodeName, Binary], machines: Mapping[NodeName, Machine]
-) -> None:
-    """Require that both nodes' QEMUs can be one pair; raises `UnsupportedQEMU`, naming both.
-
-    COLO holds between equal versions only (docs/qemu.md); the patches of a distribution may differ.
-    An alias such as ``pc`` has to be the same machine type for both: the state of the guest's
-    devices is written by one QEMU and read by the other. So are the commands and devices that
-    each build has: both QEMUs are given the same.
-    """
-    a, b = (binaries[node] for node in NODES)
-    where = partial(_where, binaries, machines)
-    if a.release != b.release:
-        raise UnsupportedQEMU(
-            f"Node {where('b')} has QEMU {b.version} and node {where('a')} has "
-            f"{a.version}: both need the same version.",
-            hint="install one version on both, or name it by node.a.qemu and node.b.qemu",
-        )
-    if differ := [
-        one.name
-        for one in fields(Dialect)
-        if one.name != "version" and getattr(a.dialect, one.name) != getattr(b.dialect, one.name)
-    ]:
-        raise UnsupportedQEMU(
-            f"Node {where('b')} and node {where('a')} have builds of QEMU {a.release} that differ "
-            f"in {', '.join(differ)}.",
-            hint="install the same build on both",
-        )
-    wanted = spec.guest.machine
-    types = {node: binaries[node].machines.get(wanted, wanted) for node in NODES}
-    if types["a"] != types["b"]:
-        raise UnsupportedQEMU(
-            f"The machine type {wanted} is {types['b']} for node {where('b')} and "
-            f"{types['a']} for node {where('a')}.",
-            hint=f'set guest.machine = "{min(types.values())}" if both know it',
-        )
-
-
-def _where(
-    binaries: Mapping[NodeName, Binary], machines: Mapping[NodeName, Machine], node: NodeName
-) -> str:
-    """Name a node by what makes it another than its peer: its machine, or the path of its QEMU."""
-    if one_machine(machines["a"], machines["b"]):
-        return f"{node} ({binaries[node].path})"
-    return f"{node} on {machines[node].name}"
-
-
-async def require_same_binary(ground: Ground) -> None:
-    """Require that each binary on disk is the version in which the guest runs.
-
-    A package that was renewed meanwhile would make a secondary of another version, and COLO holds
-    between equal versions only (docs/qemu.md). Raises `UnsupportedQEMU`.
-    """
-    one = ground.facts.one_machine
-    alike = one and ground.node("a").binary.path == ground.node("b").binary.path
-    for node in NODES[:1] if alike else NODES:
-        began, machine = ground.node(node).binary, ground.node(node).machine
-        now = await inspect(began.path, ground.hosts[node])
-        if now.version != began.version:
-            there = "" if one or machine is None else f" on {machine.name}"
-            raise UnsupportedQEMU(
-                f"{now.path}{there} is {now.version} now, and the guest runs in {began.version}: "
-                "both nodes need the same version.",
-                hint="stop and start the pair for the new version, or bring the old one back",
-            )
+    images = [disk.image[node] for disk in spec.disks]
+    are = await side_by_side(*map(device, images))
+    return frozenset(path for path, is_device in zip(images, are, strict=True) if is_device)
 
 
 async def accelerator(host: Host, binary: Path, wanted: str) -> str:

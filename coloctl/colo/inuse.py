@@ -17,6 +17,7 @@ from coloctl.colo import taps
 from coloctl.errors import PairBusy, PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.model.pair import NODES, NodeName, PairSpec
+from coloctl.tasks import side_by_side
 
 
 async def require_idle(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> None:
@@ -25,13 +26,20 @@ async def require_idle(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> None:
     Raises `PairBusy` naming what is held and by which process, `PreconditionFailed` where that
     cannot be determined.
     """
+
+    async def used(node: NodeName, image: Path) -> None:
+        if user := await hosts[node].image_user(image):
+            raise _busy(spec, f"Node {node}'s disk {image} is in use by {user}")
+
+    async def held(node: NodeName, tap: str) -> None:
+        if await hosts[node].tap_held(tap):
+            raise _busy(spec, f"Node {node}'s tap {tap} is held by another process")
+
+    looks = []
     for node in NODES:
-        for disk in spec.disks:
-            if user := await hosts[node].image_user(disk.image[node]):
-                raise _busy(spec, f"Node {node}'s disk {disk.image[node]} is in use by {user}")
-        for tap in taps.names(spec, node):
-            if await hosts[node].tap_held(tap):
-                raise _busy(spec, f"Node {node}'s tap {tap} is held by another process")
+        looks += [used(node, disk.image[node]) for disk in spec.disks]
+        looks += [held(node, tap) for tap in taps.names(spec, node)]
+    await side_by_side(*looks)
 
 
 def _busy(spec: PairSpec, what: str) -> PairBusy:
@@ -46,8 +54,9 @@ async def require_free(host: Host, *images: Path) -> None:
     """Refuse images that a process uses; raises `PreconditionFailed` naming the first, and the
     process.
     """
-    for image in images:
-        if user := await host.image_user(image):
+    users = await side_by_side(*map(host.image_user, images))
+    for image, user in zip(images, users, strict=True):
+        if user:
             raise PreconditionFailed(
                 f"{image} is in use by {user}: it holds the image's lock.",
                 hint=f"`fuser -v {image}` names what has it open; stop that first",

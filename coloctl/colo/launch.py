@@ -21,17 +21,21 @@ from coloctl.machine import blockdev, cmdline, image
 from coloctl.model.disk import DiskIdentity
 from coloctl.model.launch import Launch
 from coloctl.model.pair import NODES, NodeName, PairSpec, other
+from coloctl.tasks import side_by_side
 from coloctl.vm import VM, Recorder
 
 #: For images that were made just now, and hold nothing; seconds.
 REMOVE_DEADLINE_S = 10.0
+#: The questions of a sweep, one after the other: the folder, two looks at the records, the removal.
+_SWEEP_TRIPS = 4
 
 
 async def check_room(spec: PairSpec, ground: Ground, node: NodeName) -> None:
     """Require that taps can be opened and ports are free on ``node``; else `PreconditionFailed`."""
     host = ground.hosts[node]
-    await taps.require_usable(spec, host, node)
-    taken = await host.ports_in_use(spec.nodes[node].address)
+    _, taken = await side_by_side(
+        taps.require_usable(spec, host, node), host.ports_in_use(spec.nodes[node].address)
+    )
     for port, purpose in ground.wires(spec).ports().items():
         if port in taken:
             raise PreconditionFailed(
@@ -91,16 +95,15 @@ async def require_same_sizes(spec: PairSpec, ground: Ground) -> int:
     """
     allocated = 0
     for i, _ in enumerate(spec.disks):
-        infos = {node: await image_info(spec, ground, node, i) for node in NODES}
-        image.require_equal_sizes(infos["a"], infos["b"])
-        allocated += sum(info.actual_size for info in infos.values())
+        infos = await side_by_side(*(image_info(spec, ground, node, i) for node in NODES))
+        image.require_equal_sizes(*infos)
+        allocated += sum(info.actual_size for info in infos)
     return allocated
 
 
 async def require_images(spec: PairSpec, ground: Ground, node: NodeName) -> None:
     """Require that every disk of ``node`` can be used; raises `PreconditionFailed`."""
-    for i, _ in enumerate(spec.disks):
-        await image_info(spec, ground, node, i)
+    await side_by_side(*(image_info(spec, ground, node, i) for i, _ in enumerate(spec.disks)))
 
 
 async def image_info(spec: PairSpec, ground: Ground, node: NodeName, disk: int) -> image.ImageInfo:
@@ -169,13 +172,18 @@ async def launch_primary(
 ) -> VM:
     """Launch the guest's QEMU on ``node``, its tap up, its filters present and switched off."""
     await taps.make(spec, ground.hosts[node], node, ground.node(node).account)
-    await check_room(spec, ground, node)
-    await inuse.require_free(ground.hosts[node], *(disk.image[node] for disk in spec.disks))
-    await guard.raise_guard(spec, ground)
-    ground = await tls.equipped(spec, await plugin.renewed(ground, node), node)
-    launch = primary_command(spec, ground, node, paused=paused)
+    images = [disk.image[node] for disk in spec.disks]
+    await side_by_side(
+        check_room(spec, ground, node), inuse.require_free(ground.hosts[node], *images)
+    )
     rundir = ground.rundir(node)
-    written = (await ground.hosts[node].read_log(rundir / "console.log", 0, 0)).size
+    _, ground, console = await side_by_side(
+        guard.raise_guard(spec, ground),
+        _equipped(spec, ground, node),
+        ground.hosts[node].read_log(rundir / "console.log", 0, 0),
+    )
+    written = console.size
+    launch = primary_command(spec, ground, node, paused=paused)
     vm = await VM.launch(node, ground.hosts[node], launch, rundir, record=record)
     vm.boots(written)
     try:
@@ -184,6 +192,14 @@ async def launch_primary(
         await vm.kill(10)
         raise
     return vm
+
+
+async def _equipped(spec: PairSpec, ground: Ground, node: NodeName) -> Ground:
+    """Return ``ground`` with the plugin and the TLS of ``node``, whose files are there then."""
+    renewed, equipped = await side_by_side(
+        plugin.renewed(ground, node), tls.equipped(spec, ground, node)
+    )
+    return replace(renewed, tls=equipped.tls)
 
 
 async def launch_secondary(
@@ -197,15 +213,16 @@ async def launch_secondary(
     rundir, host = ground.rundir(node), ground.hosts[node]
     await host.make_private(rundir)
     await taps.make(spec, host, node, ground.node(node).account)
-    await check_room(spec, ground, node)
-    await inuse.require_free(host, *(disk.image[node] for disk in spec.disks))
-    await guard.raise_guard(spec, ground)
+    files = [disk.image[node] for disk in spec.disks]
     for over in blockdev.overlays(spec, node):
-        await inuse.require_free(host, over.active, over.hidden)
-    infos = [await image_info(spec, ground, node, i) for i, _ in enumerate(spec.disks)]
-    sizes = {disk.id: info.virtual_size for disk, info in zip(spec.disks, infos, strict=True)}
+        files += [over.active, over.hidden]
+    await side_by_side(check_room(spec, ground, node), inuse.require_free(host, *files))
+    infos = side_by_side(*(image_info(spec, ground, node, i) for i, _ in enumerate(spec.disks)))
+    _, ground, found = await side_by_side(
+        guard.raise_guard(spec, ground), _equipped(spec, ground, node), infos
+    )
+    sizes = {disk.id: info.virtual_size for disk, info in zip(spec.disks, found, strict=True)}
     await overlays.make(spec, host, node, sizes, qemu_img=ground.node(node).qemu_img)
-    ground = await tls.equipped(spec, await plugin.renewed(ground, node), node)
     launch = secondary_command(spec, ground, node)
     vm = await VM.launch(node, host, launch, rundir, record=record)
     try:
@@ -229,7 +246,7 @@ async def sweep(
     await taps.remove_free(spec, host, node)
     # The disk may be dead with its node; files that are left are replaced or removed later.
     with contextlib.suppress(ColoctlError, TimeoutError):
-        async with asyncio.timeout(overlays.REMOVE_DEADLINE_S):
+        async with asyncio.timeout(overlays.REMOVE_DEADLINE_S + host.reach.trips_s(_SWEEP_TRIPS)):
             await host.sweep(ground.rundir(node))
             if not keep_overlays:
                 await overlays.remove(spec, host, node)

@@ -23,6 +23,7 @@ from coloctl.host.base import Host
 from coloctl.machine import blockdev, overlay
 from coloctl.machine.image import HEADER_DEADLINE_S
 from coloctl.model.pair import NodeName, PairSpec
+from coloctl.tasks import side_by_side
 
 #: Removing a few files from a busy disk, seconds.
 REMOVE_DEADLINE_S = 2.0
@@ -114,11 +115,12 @@ async def make(
     for folder in {Path(path).parent for path in _files(spec, node)}:
         if folder == blockdev.overlay_folder(spec, node):
             await host.make_private(folder)
+    wanted = {blockdev.close_marker(spec, node): blockdev.CLOSE_MARKER_BYTES}
     for disk, over in zip(spec.disks, blockdev.overlays(spec, node), strict=True):
-        for path in (over.active, over.hidden):
-            await overlay.make(path, sizes[disk.id], host.run, qemu_img=qemu_img)
-    close_marker = blockdev.close_marker(spec, node)
-    await overlay.make(close_marker, blockdev.CLOSE_MARKER_BYTES, host.run, qemu_img=qemu_img)
+        wanted |= dict.fromkeys((over.active, over.hidden), sizes[disk.id])
+    await side_by_side(
+        *(overlay.make(path, size, host.run, qemu_img=qemu_img) for path, size in wanted.items())
+    )
 
 
 async def remove(spec: PairSpec, host: Host, node: NodeName) -> bool:
@@ -128,11 +130,11 @@ async def remove(spec: PairSpec, host: Host, node: NodeName) -> bool:
     """
     if not spec.disks:
         return True
-    for path in _files(spec, node):
-        if await host.image_user(Path(path)):
-            return False
-    known = await _known(spec, host, node)
-    if known.state is Worth.OVERLAY_PENDING or known.doubt:
+    paths = map(Path, _files(spec, node))
+    known, users = await side_by_side(
+        _known(spec, host, node), side_by_side(*map(host.image_user, paths))
+    )
+    if any(users) or known.state is Worth.OVERLAY_PENDING or known.doubt:
         return False
     await _remove(host, _files(spec, node))
     return True

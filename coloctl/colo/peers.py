@@ -21,10 +21,13 @@ from coloctl.host.access import Caller
 from coloctl.model.strangers import Stranger
 from coloctl.model.wires import Address, SocketFile, Wires
 from coloctl.qmp import command as qmp
+from coloctl.tasks import side_by_side
 from coloctl.vm import VM
 
 #: A secondary whose connection was refused tries again after 1 s; room for several tries. Seconds.
 CONNECT_WAIT_S = 10.0
+#: The questions of three looks, one after the other.
+_TRIPS = 6
 #: Between two looks, seconds: only the act waits.
 AGAIN_S = 0.05
 
@@ -70,19 +73,26 @@ async def require(
     A stranger is cut off and reported. Raises `ReplicationError`, which names the wire and the
     process that holds it.
     """
-    within = Deadline(deadline.at_most(CONNECT_WAIT_S))
-    for wire in wires_of(wires, primary, secondary):
-        # The connections are the kernel's, and it sends no event when they change.
-        why = await within.poll(partial(_wrong, wire, turned_away), AGAIN_S, done=not_)
-        if why:
-            raise ReplicationError(
-                f"The wire for {wire.name} at {wire.at} does not lead to node "
-                f"{wire.client.node}'s QEMU: {why}.",
-                stage="protect",
-                hint=f"see who is connected there, with `{_look(wire.at)}` on that host",
-            )
-        if isinstance(wire.at, SocketFile) and wire.chardev.startswith("mirror0"):
-            await wire.server.host.widen(wire.server.process.identity, wire.at, MIRROR_BYTES)
+    way_s = max(vm.host.reach.trips_s(_TRIPS) for vm in (primary, secondary))
+    within = Deadline(deadline.at_most(CONNECT_WAIT_S + way_s))
+    await side_by_side(
+        *(_require(wire, within, turned_away) for wire in wires_of(wires, primary, secondary))
+    )
+
+
+async def _require(wire: ExpectedConnection, within: Deadline, turned_away: TurnedAway) -> None:
+    """Wait until one wire ends in the right QEMU; raises `ReplicationError`."""
+    # The connections are the kernel's, and it sends no event when they change.
+    why = await within.poll(partial(_wrong, wire, turned_away), AGAIN_S, done=not_)
+    if why:
+        raise ReplicationError(
+            f"The wire for {wire.name} at {wire.at} does not lead to node "
+            f"{wire.client.node}'s QEMU: {why}.",
+            stage="protect",
+            hint=f"see who is connected there, with `{_look(wire.at)}` on that host",
+        )
+    if isinstance(wire.at, SocketFile) and wire.chardev.startswith("mirror0"):
+        await wire.server.host.widen(wire.server.process.identity, wire.at, MIRROR_BYTES)
 
 
 async def _wrong(wire: ExpectedConnection, turned_away: TurnedAway) -> str:

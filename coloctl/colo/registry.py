@@ -29,6 +29,7 @@ from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.model.disk import DiskIdentity
 from coloctl.model.pair import NodeName, PairSpec
+from coloctl.tasks import side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -62,10 +63,9 @@ def entry(identity: DiskIdentity, host: Host) -> Path:
 
 async def identities(spec: PairSpec, host: Host, node: NodeName) -> Images:
     """Find the identity of each disk of ``node``; raises `PreconditionFailed`."""
-    found = {}
-    for disk in spec.disks:
-        found[disk.id] = await _in_time(host.identify(disk.image[node]), disk.image[node])
-    return found
+    paths = [disk.image[node] for disk in spec.disks]
+    found = await side_by_side(*(_in_time(host.identify(path), path) for path in paths))
+    return dict(zip((disk.id for disk in spec.disks), found, strict=True))
 
 
 async def look(spec: PairSpec, host: Host, node: NodeName) -> tuple[Companion, Images]:
@@ -91,13 +91,17 @@ async def _places(
     def parse(content: bytes) -> DiskRecord:
         return companion.parse(content, spec.name, node)
 
-    try:
-        far = await _place(host, entry(identity, host), parse)
-    except PreconditionFailed as error:  # a folder that others can change
-        far = CompanionRead("", trouble=error.message)
+    async def registered() -> CompanionRead:
+        try:
+            return await _place(host, entry(identity, host), parse)
+        except PreconditionFailed as error:  # a folder that others can change
+            return CompanionRead("", trouble=error.message)
+
     if identity.device:
-        return None, far
-    return await _place(host, beside(first.image[node]), parse), far
+        return None, await registered()
+    near = _place(host, beside(first.image[node]), parse)
+    far, found = await side_by_side(registered(), near)
+    return found, far
 
 
 async def _place(host: Host, path: Path, parse: Callable[[bytes], DiskRecord]) -> CompanionRead:

@@ -19,6 +19,7 @@ from coloctl.host.base import Host
 from coloctl.machine.netfilter import has_vnet_header
 from coloctl.model.launch import Account, TapOrder
 from coloctl.model.pair import NodeName, PairSpec
+from coloctl.tasks import side_by_side
 
 
 def names(spec: PairSpec, node: NodeName) -> list[str]:
@@ -51,20 +52,21 @@ async def require_usable(spec: PairSpec, host: Host, node: NodeName) -> None:
 
     Raises `PreconditionFailed` with the reason.
     """
-    missing = []
-    for order in orders(spec, host, node):
-        await host.tap_room(order)
-        if await host.tap_is_up(order.ifname) is None:
-            missing.append(order.ifname)
-    for tap in names(spec, node):
-        if tap not in missing:
-            await host.check_tap(tap)
+
+    async def is_missing(order: TapOrder) -> bool:
+        _, up = await side_by_side(host.tap_room(order), host.tap_is_up(order.ifname))
+        return up is None
+
+    made = orders(spec, host, node)
+    absent = await side_by_side(*map(is_missing, made))
+    missing = {one.ifname for one, is_absent in zip(made, absent, strict=True) if is_absent}
+    there = [tap for tap in names(spec, node) if tap not in missing]
+    await side_by_side(*map(host.check_tap, there))
 
 
 async def make(spec: PairSpec, host: Host, node: NodeName, account: Account | None) -> None:
     """Make the taps of ``node`` that are coloctl's own; raises `PreconditionFailed`."""
-    for order in orders(spec, host, node, account):
-        await host.make_tap(order)
+    await side_by_side(*map(host.make_tap, orders(spec, host, node, account)))
 
 
 async def remove_free(spec: PairSpec, host: Host, node: NodeName) -> None:

@@ -30,6 +30,7 @@ from coloctl.model.pair import NODES, NodeName, PairSpec, other
 from coloctl.model.tls import CLIENT, PEERS, SERVER, TlsFiles, TlsIds, TlsWire, folder
 from coloctl.qmp import command as qmp
 from coloctl.qmp.sequence import run
+from coloctl.tasks import side_by_side
 from coloctl.vm import VM
 
 if TYPE_CHECKING:
@@ -78,7 +79,11 @@ async def proofs(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> dict[NodeNam
     """
     from coloctl.certs import read  # cryptography, which a supervisor that takes over needs not
 
-    found = {node: await _read(spec, hosts[node], node) for node in NODES}
+    distant = [node for node in NODES if spec.nodes[node].machine]
+    read_both = side_by_side(*(_read(spec, hosts[node], node) for node in NODES))
+    offsets = side_by_side(*(clocks.offset(hosts[node]) for node in distant))
+    read_now, clocks_there = await side_by_side(read_both, offsets)
+    found = dict(zip(NODES, read_now, strict=True))
     now = datetime.now(UTC)
     for node, one in found.items():
         address = spec.nodes[node].address
@@ -86,9 +91,8 @@ async def proofs(spec: PairSpec, hosts: Mapping[NodeName, Host]) -> dict[NodeNam
         for authority in (one, found[other(node)]):
             if not read.issued_by(one.cert, authority.ca, _certificate(one)):
                 raise _strange(one, authority)
-    for node in NODES:
-        if spec.nodes[node].machine:
-            _require_valid_there(await clocks.offset(hosts[node]), found.values(), now)
+    for clock in clocks_there:
+        _require_valid_there(clock, found.values(), now)
     return found
 
 
@@ -115,7 +119,7 @@ async def _read(spec: PairSpec, host: Host, node: NodeName) -> Proof:
     name = name_of(spec, node)
     machine = name if distant else "this machine"
     where = spec.tls.files(node, default)
-    ca, cert, key = [await _file(spec, host, node, path, machine) for path in where]
+    ca, cert, key = await side_by_side(*(_file(spec, host, node, path, machine) for path in where))
     what = f"{where[1]} of {machine}"
     if not read.belongs(key, cert, what):
         raise PreconditionFailed(
@@ -211,8 +215,8 @@ async def placed(
 
 async def _put(host: Host, wire: TlsWire, proof: Proof) -> None:
     """Write the files into the folder of that wire, which no other user can reach."""
-    for name, content in qemu.contents(proof.ca, proof.cert, proof.key).items():
-        await host.put(wire.folder / name, content, 0o600)
+    files = qemu.contents(proof.ca, proof.cert, proof.key).items()
+    await side_by_side(*(host.put(wire.folder / name, content, 0o600) for name, content in files))
 
 
 async def renew(spec: PairSpec, ground: Ground, primary: VM) -> None:
@@ -239,8 +243,9 @@ async def held(spec: PairSpec, *vms: VM) -> dict[NodeName, TlsWire]:
     Raises `PreconditionFailed` for a QEMU of an encrypted pair that has none.
     """
     found: dict[NodeName, TlsWire] = {}
-    for vm in vms if spec.encrypted() else ():
-        serials = [one.removeprefix(CLIENT) for one in await _objects(vm) if one.startswith(CLIENT)]
+    asked = vms if spec.encrypted() else ()
+    for vm, objects in zip(asked, await side_by_side(*map(_objects, asked)), strict=True):
+        serials = [one.removeprefix(CLIENT) for one in objects if one.startswith(CLIENT)]
         if not serials:
             raise PreconditionFailed(
                 f"Pair {spec.name} is encrypted, and the QEMU of node {vm.node} has no "

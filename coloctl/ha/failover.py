@@ -39,6 +39,8 @@ from coloctl.vm import VM
 
 #: The survivor may have to finish loading a checkpoint first (QEMU's RELAUNCH path).
 SURVIVOR_DEADLINE_S = 20.0
+#: The commands to a survivor, one after the other: a promotion has 14 with two NICs and two disks.
+_TRIPS = 20
 #: Before anything is done for it. Out-of-band answers took 11 ms at worst on two busy cores
 #: (docs/qemu.md); a survivor that answers later is asked again by the next failover.
 RESCUE_DEADLINE_S = 2.0
@@ -145,7 +147,7 @@ class Failover:
         survivor does not run on by it. What is not done at the end of the block is cancelled.
         """
         if self.lost.process.life() is Life.DEAD:
-            deadline = Deadline(SURVIVOR_DEADLINE_S, self.steps.clock)
+            deadline = _answering(self.survivor, self.steps.clock)
             self._cutting = asyncio.ensure_future(self._cut_off(deadline))
         try:
             yield
@@ -170,7 +172,7 @@ class Failover:
             claim.cancel()
             raise ValueError(f"node {proof.node} was fenced, not node {self.lost.node}")
         spec, role = self.spec, self.role
-        deadline = Deadline(SURVIVOR_DEADLINE_S, self.steps.clock)
+        deadline = _answering(self.survivor, self.steps.clock)
         try:
             await _both(self._claimed(claim), self._cutting or self._cut_off(deadline))
             # A primary's too: a fence that failed or was cut short may have taken them down.
@@ -255,13 +257,18 @@ class Failover:
 
     async def _verify(self) -> None:
         """Ask the survivor once more; raises `FailoverRefused` when its guest does not run."""
-        vitals = await self.survivor.observe(SURVIVOR_DEADLINE_S)
+        vitals = await self.survivor.observe(_answering(self.survivor).seconds)
         if vitals.run_state not in _SERVES or vitals.colo_mode is not COLOMode.NONE:
             raise FailoverRefused(
                 f"Node {self.survivor.node} reports {vitals.run_state} and COLO mode "
                 f"{vitals.colo_mode} after its promotion.",
                 hint="`coloctl qmp PAIR NODE -- query-status` asks it again",
             )
+
+
+def _answering(survivor: VM, clock: Clock = CLOCK) -> Deadline:
+    """Return the deadline of a survivor: its own time, and that of its answers on their way."""
+    return Deadline(SURVIVOR_DEADLINE_S + survivor.host.reach.trips_s(_TRIPS), clock)
 
 
 async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
@@ -295,7 +302,8 @@ async def require_answer(survivor: VM) -> None:
         if survivor.process.life() is Life.STOPPED:
             why = "its QEMU is stopped (SIGSTOP)"
         elif survivor.process.alive():
-            await survivor.monitor.rescue(qmp.query_yank(), RESCUE_DEADLINE_S)
+            way_s = survivor.host.reach.trips_s(1)
+            await survivor.monitor.rescue(qmp.query_yank(), RESCUE_DEADLINE_S + way_s)
             return
         else:
             why = "its QEMU is gone"
@@ -310,7 +318,7 @@ async def abandon_secondary(spec: PairSpec, primary: VM, *, was_running: bool) -
     Works from every stage between the first NBD connection and the first checkpoint. Raises
     `FailoverRefused` when the guest does not come to run again.
     """
-    deadline = Deadline(SURVIVOR_DEADLINE_S)
+    deadline = _answering(primary)
     try:
         await free(spec, primary, Role.PRIMARY, deadline)
         await resync.drop_jobs(spec, primary)
@@ -328,7 +336,8 @@ async def _resume(primary: VM, deadline: Deadline) -> None:
     """Resume the guest, after QEMU has cleaned up a failed migration."""
     settled = {RunState.PAUSED, *_SERVES}  # only this resumes one that was held
     with contextlib.suppress(DeadlineMissed):
-        await until_runstate(primary.monitor, settled, deadline.at_most(RESCUE_DEADLINE_S))
+        limit_s = RESCUE_DEADLINE_S + primary.host.reach.trips_s(1)
+        await until_runstate(primary.monitor, settled, deadline.at_most(limit_s))
     if (await primary.observe(deadline.remaining())).run_state not in _SERVES:
         await primary.execute(qmp.cont(), deadline.remaining())
         await until_runstate(primary.monitor, {RunState.RUNNING}, deadline.remaining())

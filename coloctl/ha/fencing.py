@@ -151,7 +151,7 @@ async def isolate(spec: PairSpec, vm: VM) -> None:
     """Take the node's taps down, so that a zombie cannot reach the LAN; a help, never the proof."""
     names = taps.names(spec, vm.node)
     with contextlib.suppress(ColoctlError, TimeoutError):
-        async with asyncio.timeout(TAP_DEADLINE_S):
+        async with asyncio.timeout(TAP_DEADLINE_S + vm.host.reach.trips_s(1)):
             await asyncio.gather(*(vm.host.tap(tap, up=False) for tap in names))
 
 

@@ -18,6 +18,11 @@ from coloctl.errors import PreconditionFailed, Unreachable
 from coloctl.host.base import Host
 from coloctl.host.watching import Channel
 from coloctl.model.wires import Address, Endpoint, SocketFile
+from coloctl.tasks import side_by_side
+
+#: The questions of `carries` after the first, one after the other: a connection there and its other
+#: end here, and a byte each way.
+_TRIPS = 4
 
 
 class LocalChannel(Channel):
@@ -143,8 +148,10 @@ async def channel_pair(
 async def carries(one: Host, two: Host, at: Endpoint, *, deadline_s: float) -> None:
     """Check that TCP from ``two`` to ``at`` on ``one`` carries data both ways.
 
-    No process may listen there before, and none does afterwards. Raises as `channel_pair` does.
+    No process may listen there before, and none does afterwards. Raises as `channel_pair` does. The
+    way to the hosts themselves, over ssh, counts beside ``deadline_s``: it is no part of that link.
     """
+    deadline_s += max(host.reach.trips_s(_TRIPS) for host in (one, two))
     deadline = Deadline(deadline_s)
     near, far = await channel_pair(one, two, at, nodelay=True, deadline_s=deadline_s)
     with near, far:
@@ -154,8 +161,10 @@ async def carries(one: Host, two: Host, at: Endpoint, *, deadline_s: float) -> N
 async def both_ways(one: Channel, two: Channel, deadline: Deadline) -> None:
     """Send a byte from each end to the other; raises `Unreachable`."""
     for near, far in ((one, two), (two, one)):
-        await near.send(b"?", deadline.remaining())
-        if not await far.receive(1, deadline.remaining()):
+        _, came = await side_by_side(
+            near.send(b"?", deadline.remaining()), far.receive(1, deadline.remaining())
+        )
+        if not came:
             raise Unreachable(f"The connection {far.description} was closed.")
 
 

@@ -46,6 +46,13 @@ class Reach:
         """True while the host cannot be asked anything."""
         return self.contact in (Contact.LOST, Contact.NEVER)
 
+    def trips_s(self, count: int) -> float:
+        """Return how long ``count`` questions are on their way, one after the other, seconds.
+
+        A limit on what a machine does is longer by that: a slow way to it is no fault of its own.
+        """
+        return count * self.round_trip_ms / 1000
+
 
 @dataclass(frozen=True)
 class Machine:

@@ -21,7 +21,7 @@ POWER_OFF_TOGETHER_S = 1.0
 #: The kernel closes the connections of a dying QEMU before it reports the death, so its peer may
 #: report the one before the kernel reports the other. For so long its end is looked for, which no
 #: thread of it may show yet: a QEMU closes its connections first, and another machine's agent takes
-#: a moment to report. Seconds.
+#: a moment to report, and the time on its way over ssh comes to this. Seconds.
 NOTICE_S = 0.05
 #: A QEMU that is seen dying is waited for so long. The kernel reported an end after 3.6 to 10.8 ms
 #: at load 8 on two processors, and once, at load 12, more than 50 ms after its connections. The
@@ -88,9 +88,9 @@ class ExitGrace:
         if self._lost_since is None:
             self._lost_since = self._clock.now()
         passed_s = self._clock.now() - self._lost_since
-        return passed_s < NOTICE_S or (
-            passed_s < DYING_S and any(self._dying(node) for node in members(seen))
-        )
+        way_s = max(one.agent_delay_ms for one in seen.nodes.values()) / 1000
+        dying = any(self._dying(node) for node in members(seen))
+        return passed_s < way_s + (DYING_S if dying else NOTICE_S)
 
 
 def _peer_is_gone(seen: Observation, finding: Finding) -> bool:

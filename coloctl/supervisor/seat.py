@@ -171,7 +171,7 @@ class Seat:
         if vm is None:
             return
         try:
-            vitals = await vm.observe(deadline_s)
+            vitals = await vm.observe(deadline_s + vm.host.reach.trips_s(1))
         except MonitorError:
             if self.vm is vm:
                 self._impaired(Degradation.MONITOR)

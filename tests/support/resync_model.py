@@ -20,6 +20,7 @@ from support.nbd_server import Connection, Export, Extents, whole
 
 from coloctl.errors import CommandRefused, Unreachable
 from coloctl.host.machine import this_machine
+from coloctl.host.records import Contact, Reach
 from coloctl.nbd.client import NbdClient
 from coloctl.nbd.digest import lines
 from coloctl.nbd.mend import Mender
@@ -345,6 +346,7 @@ class ModelHost:
     def __init__(self, world: World) -> None:
         self._world = world
         self.machine = this_machine()
+        self.reach = Reach(Contact.HERE, 0.0)
 
     @contextlib.asynccontextmanager
     async def converse(self, argv: Sequence[str]) -> AsyncIterator[Any]:

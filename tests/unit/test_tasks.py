@@ -1,4 +1,4 @@
-"""However a wait for the first of several ends, none of them runs on."""
+"""However a wait for the first of several, or for all of them, ends, none of them runs on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from coloctl.tasks import first_of
+from coloctl.tasks import first_of, side_by_side
 
 pytestmark = pytest.mark.unit
 
@@ -80,3 +80,43 @@ async def test_after_the_time_none_is_done() -> None:
     async with first_of(slow.wait(), within_s=0.001) as (waiting,):
         assert not waiting.done()
     assert slow.cleaned
+
+
+async def test_works_side_by_side_all_end_and_the_first_error_in_their_order_is_raised() -> None:
+    ended: list[str] = []
+
+    async def work(name: str, turns: int, error: Exception | None = None) -> str:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        ended.append(name)
+        if error is not None:
+            raise error
+        return name
+
+    assert await side_by_side(work("one", 3), work("two", 1)) == ("one", "two")
+    assert ended == ["two", "one"]
+    assert await side_by_side() == ()
+    with pytest.raises(ValueError, match="slow"):
+        await side_by_side(
+            work("a", 5, ValueError("slow")), work("b", 1, KeyError("quick")), work("c", 9)
+        )
+    assert ended[2:] == ["b", "a", "c"]
+
+
+async def test_works_side_by_side_are_cancelled_with_their_caller_and_awaited() -> None:
+    cleaned: list[int] = []
+
+    async def work(number: int) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            await asyncio.sleep(0)
+            cleaned.append(number)
+
+    caller = asyncio.create_task(side_by_side(work(1), work(2)))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    assert sorted(cleaned) == [1, 2]

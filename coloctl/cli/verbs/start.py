@@ -58,9 +58,9 @@ from coloctl.model.protection import Protection
 from coloctl.supervisor import given_up
 from coloctl.supervisor.dialogue import dialogue
 from coloctl.supervisor.dialogue_items import act
+from coloctl.tasks import side_by_side
 
-#: After so long, seconds, a start says what it does. With a round trip of 2 s the look at two
-#: machines took more than four minutes.
+#: After so long, seconds, a start says what it does: with a round trip of 2 s it takes a minute.
 SLOW_S = 20.0
 SLOW = (
     "The machines of {} are still being looked at. Over ssh each question is a round trip: "
@@ -177,12 +177,13 @@ async def preflight(pair: PairSpec, *, protect: bool) -> Facts:
     try:
         for said in await given_up.end(placed(pair, ground.facts), ground.hosts):
             click.echo(said, err=True)
-        await inuse.require_idle(pair, ground.hosts)
-        await frames.require_way(pair, ground, protect=protect)
-        await tls.described(pair, ground)
-        await launch.check_room(pair, ground, "a")
-        if protect:
-            await launch.check_room(pair, ground, "b")
+        await side_by_side(
+            inuse.require_idle(pair, ground.hosts),
+            frames.require_way(pair, ground, protect=protect),  # listens at a port meanwhile
+            tls.described(pair, ground),
+        )
+        nodes = NODES if protect else NODES[:1]
+        await side_by_side(*(launch.check_room(pair, ground, node) for node in nodes))
         return ground.facts
     finally:
         await ground.aclose()

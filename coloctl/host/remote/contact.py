@@ -328,7 +328,7 @@ class AgentContact:
 
     def _beaten(self, document: Mapping[str, Any]) -> None:
         self.echo.receive(document, self._clock.now())
-        self.held.beaten(document)
+        self.held.beaten(document, self.echo.round_trip_s)
 
     def _out_of_reach(self) -> HostOutOfReach:
         if self._failure is not None:

@@ -50,6 +50,8 @@ class HoldTable:
         self._early: list[tuple[int, str, Mapping[str, Any]]] = []
         self._beaten_s: float | None = None
         self.told_s = 0.0  #: when the newest report was made, by the agent's clock
+        #: On a long way TCP delivers reports in bunches, up to a round trip apart.
+        self._round_trip_s = 0.0
 
     @property
     def beaten_s(self) -> float | None:
@@ -58,8 +60,9 @@ class HoldTable:
 
     @property
     def stale(self) -> bool:
-        """True while the agent has not reported for some beats."""
-        return self._beaten_s is None or self._clock.now() - self._beaten_s > self._stale_s
+        """True while the agent has not reported for some beats, nor for a round trip."""
+        late_s = max(self._stale_s, self._round_trip_s)
+        return self._beaten_s is None or self._clock.now() - self._beaten_s > late_s
 
     def add(self, hold: int, thing: Thing) -> None:
         """Report to ``thing`` from now on, beginning with what came before the answer was read."""
@@ -80,9 +83,9 @@ class HoldTable:
         if self._things.get(hold) is thing:
             del self._things[hold]
 
-    def beaten(self, document: Mapping[str, Any]) -> None:
-        """Pass on the rows of a beat."""
-        self._beaten_s = self._clock.now()
+    def beaten(self, document: Mapping[str, Any], round_trip_s: float = 0.0) -> None:
+        """Pass on the rows of a beat, which came on a way of such a round trip."""
+        self._beaten_s, self._round_trip_s = self._clock.now(), round_trip_s
         if isinstance(told_s := document.get("t"), int | float):
             self.told_s = float(told_s)
         for name in _LISTS:

@@ -36,6 +36,8 @@ from coloctl.supervisor.survivor import choose
 
 #: For the record about the lost node's disks, which may hang with it; seconds.
 LEFT_BEHIND_S = 2.0
+#: The questions of that, one after the other: the disks, their record, its two places.
+_LEFT_TRIPS = 4
 
 
 async def failover(
@@ -107,8 +109,8 @@ async def _mark_disks_of_lost(state: PairState, lost: NodeName) -> None:
     """
     before = state.generation - 1
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LEFT_BEHIND_S):
-            hosts = state.ground.hosts
+        hosts = state.ground.hosts
+        async with asyncio.timeout(LEFT_BEHIND_S + hosts[lost].reach.trips_s(_LEFT_TRIPS)):
             await generation.keep(state.spec, hosts, lost, before, Worth.DIVERGED)
 
 

@@ -15,8 +15,8 @@ from dataclasses import asdict
 
 from coloctl.clock import Deadline
 from coloctl.colo import accounts, coverage, first_copy, generation, launch, link, tls
+from coloctl.colo.equal_builds import require_same_binary
 from coloctl.colo.generation import Worth
-from coloctl.colo.inspect import require_same_binary
 from coloctl.colo.protect import Protecting, protect
 from coloctl.errors import ColoctlError, MonitorError, PairBusy, ReplicationError
 from coloctl.model.copied import CopyReport

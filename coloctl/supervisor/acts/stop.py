@@ -37,6 +37,8 @@ SHUTDOWN_DEADLINE_S = 60.0
 LEFT_TO_THEIR_END = frozenset({"failover", "adopt"})
 #: For the note of how the guest's images lie, which a stop does without where a disk is slow.
 NOTE_WAIT_S = 10.0
+#: The questions of that, one after the other: two looks of two each, a flush, two writes.
+_NOTE_TRIPS = 7
 #: For the failover from a primary that is lost while its guest shuts down, seconds.
 TAKE_OVER_WAIT_S = 30.0
 #: A machine that boots, or whose connection broke, is often back within seconds; the dials to it
@@ -195,7 +197,8 @@ async def end_all(state: PairState) -> None:
                 await end(state, seat.name, Presence.ABSENT)
     if server is not None:
         with contextlib.suppress(ColoctlError, TimeoutError):
-            async with asyncio.timeout(NOTE_WAIT_S):
+            way_s = state.ground.hosts[server.name].reach.trips_s(_NOTE_TRIPS)
+            async with asyncio.timeout(NOTE_WAIT_S + way_s):
                 await generation.rest(state.spec, state.ground.hosts, server.name)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 
 from coloctl.colo import launch
-from coloctl.colo.inspect import require_same_binary
+from coloctl.colo.equal_builds import require_same_binary
 from coloctl.errors import NotProtected, PreconditionFailed
 from coloctl.ha.arbiter import open_arbiter, require_claimable
 from coloctl.ha.failover import Steps, require_answer

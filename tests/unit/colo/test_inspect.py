@@ -17,6 +17,7 @@ import pytest
 from support.fakes import FakeHost, make_spec
 
 from coloctl.clock import Deadline
+from coloctl.colo.equal_builds import require_equal, require_same_binary
 from coloctl.colo.ground import Facts, Ground, NodeFacts, placed
 from coloctl.colo.inspect import (
     accelerator,
@@ -25,10 +26,8 @@ from coloctl.colo.inspect import (
     kvm_trial,
     look,
     prepare,
-    require_equal,
     require_files,
     require_one_name,
-    require_same_binary,
     require_two_identities,
     tcg_measurement,
 )
@@ -80,6 +79,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, binaries: Mapping[Path, Binary]) ->
         return binaries[path]
 
     monkeypatch.setattr("coloctl.colo.inspect.inspect", known)
+    monkeypatch.setattr("coloctl.colo.equal_builds.inspect", known)
 
 
 async def test_with_facts_nothing_is_asked_again() -> None:
