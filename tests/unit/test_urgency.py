@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.urgency import hasten_end, hasten_start
+from coloctl.urgency import hasten_end, hasten_session, hasten_start
 
 pytestmark = pytest.mark.unit
 
@@ -160,3 +160,18 @@ def test_a_session_of_another_is_left_as_it_is() -> None:
     _, first, second = weights(leads=False)
     assert first == second == before.split()[-1]
     assert AUTOGROUP.read_text() == before
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel does not weigh sessions")
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_session_is_weighed_by_the_process_that_leads_it(leads: bool) -> None:
+    before = AUTOGROUP.read_text()
+    with subprocess.Popen(["sleep", "60"], start_new_session=leads) as process:
+        try:
+            hasten_session(process.pid)
+            weighed = Path(f"/proc/{process.pid}/autogroup").read_text().split()[-1]
+        finally:
+            process.kill()
+    assert weighed in (("-11", "0") if leads else (before.split()[-1],))
+    assert AUTOGROUP.read_text() == before
+    hasten_session(process.pid)  # it is gone

@@ -35,7 +35,7 @@ from coloctl.host.local import LocalHost
 from coloctl.host.records import Machine
 from coloctl.host.wire.codec import encode
 from coloctl.host.wire.frames import PROTOCOL, FrameError, receive_hello, send_hello
-from coloctl.urgency import hurry
+from coloctl.urgency import has_started, hurry
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,7 @@ async def _serve_pair(
         return
     detach(place.log)
     hurry()
+    has_started()
     session = AgentSession(host, _beat_ms(hello))
     staying = StayingAgent(session, place, listener, str(hello.get("secret") or ""))
 

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from coloctl.errors import HostOutOfReach
 from coloctl.host.launch import ConversingProgram, claimed, start_talking
 from coloctl.host.remote.dial import Dial
+from coloctl.urgency import hasten_session
 
 #: The longest line of a greeting, and what is read at once, bytes.
 _READ_MAX = 256 * 1024
@@ -80,12 +81,14 @@ async def dialled(dial: Dial) -> AsyncIterator[AgentConnection]:
 async def _started(dial: Dial) -> ConversingProgram:
     argv = dial.argv()
     try:
-        return await claimed(_STARTS.submit(start_talking, argv), ConversingProgram.discard)
+        program = await claimed(_STARTS.submit(start_talking, argv), ConversingProgram.discard)
     except OSError as error:
         raise HostOutOfReach(
             f"{dial.name} cannot be dialled: {argv[0]} could not be started: {error.strerror}.",
             hint="install the ssh client, or set COLOCTL_SSH to its path",
         ) from None
+    hasten_session(program.process.identity.pid)
+    return program
 
 
 async def _end(program: ConversingProgram) -> None:

@@ -38,9 +38,11 @@ OPTIONS = (
 _PYTHONS = "python3.14 python3.13 python3.12 python3.11 python3"
 
 #: POSIX sh in single quotes, for login shells that are none; there is no ' or ! in it. Each Python
-#: is tried first: pyenv has a name on PATH for every version that any project uses.
+#: is tried first: pyenv has a name on PATH for every version that any project uses. A failover may
+#: wait for the agent: its session is weighed as `urgency.hasten_start` does, until it serves.
 _COMMAND = (
-    "exec /bin/sh -c 'for p in {pythons}; do $p -I -S -c 0 >/dev/null 2>&1 </dev/null && "
+    "exec /bin/sh -c 'echo -11 2>/dev/null >/proc/self/autogroup; "
+    "for p in {pythons}; do $p -I -S -c 0 >/dev/null 2>&1 </dev/null && "
     'exec $p -I -S -c "import base64,sys,zlib;'
     'exec(zlib.decompress(base64.b64decode(sys.argv[1])))" {text}; '
     "done; echo COLOCTL-NOPYTHON'"
