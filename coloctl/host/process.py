@@ -22,6 +22,7 @@ from coloctl.clock import CLOCK
 from coloctl.errors import FencingFailed, PreconditionFailed
 from coloctl.host.ending import ThreadWatch, free, is_dying
 from coloctl.host.identity import Identity, pid_namespace, traits
+from coloctl.host.memory_kill import MemoryKills
 from coloctl.host.ready import until_readable
 from coloctl.host.records import Death, DeathProof
 from coloctl.model.observation import Life
@@ -93,8 +94,8 @@ class LocalProcess:
         self.argv = tuple(argv)
         self.node = node
         self._pidfd = pidfd
-        self._launched = launched
-        self._hastened = False
+        self._launched, self._hastened = launched, False
+        self._memory: MemoryKills | None = None
         self._death: Death | None = None
         self._release = weakref.finalize(self, os.close, pidfd)
 
@@ -182,6 +183,12 @@ class LocalProcess:
             self._hastened = True
             hasten_end(self.identity.pid)
             free(self._pidfd)
+            if self._memory is not None:
+                self._memory.look()
+
+    def watch_memory(self) -> None:
+        """Notice from here on whether the kernel kills the process for its memory."""
+        self._memory = self._memory or MemoryKills(self.identity.pid)
 
     async def wait(self) -> Death:
         """Wait until the process is gone; any number of tasks may wait and be cancelled."""
@@ -255,8 +262,10 @@ class LocalProcess:
 
     def _note_death(self, pidfd: int) -> Death:
         if self._death is None:
+            limit = self._memory.look() if self._memory is not None else None
             code = _exit_code(pidfd, reap=self._launched)
-            self._death = Death(self.identity.pid, CLOCK.now(), code)
+            limit = limit if code in (None, -signals.SIGKILL) else None
+            self._death = Death(self.identity.pid, CLOCK.now(), code, limit)
             self._release()
         return self._death
 

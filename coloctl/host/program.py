@@ -214,7 +214,8 @@ class Program:
 
     def _note_life(self) -> None:
         for one in (self._leader, self._main):
-            if one.alive():
+            if isinstance(one, LocalProcess) and one.alive():
+                one.watch_memory()
                 self._tree.note_life(one.identity)
 
     async def _inherited(self) -> bool:

@@ -13,6 +13,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from coloctl.host.identity import Identity
+from coloctl.model import units
 from coloctl.model.wires import Endpoint
 
 
@@ -86,7 +87,9 @@ class Machine:
 class Death:
     """The end of a process, as it was noticed at the monotonic second ``at_s``.
 
-    ``exit_code`` is known for coloctl's own children only; -N means signal N.
+    ``exit_code`` is known for coloctl's own children only; -N means signal N. ``memory_limit``
+    is in bytes where the kernel killed it at the limit of its control group, and 0 where the whole
+    machine was out of memory; None for any other end.
 
     Note the difference: a `Death` is what was noticed; a `DeathProof` is what a fence may rest on.
     """
@@ -94,8 +97,13 @@ class Death:
     pid: int
     at_s: float
     exit_code: int | None
+    memory_limit: int | None = None
 
     def __str__(self) -> str:
+        if self.memory_limit is not None:
+            limit = f" at its memory limit of {units.size(self.memory_limit)}"
+            lack = limit if self.memory_limit else " because memory ran out"
+            return f"process {self.pid} was killed by the kernel{lack}"
         if self.exit_code is None:
             return f"process {self.pid} is gone"
         if self.exit_code >= 0:

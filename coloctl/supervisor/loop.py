@@ -323,6 +323,7 @@ class Supervisor:
         Let the reactor handle it at once.
         """
         self._reactor.deaths[seat.name] = death
+        seat.killed = "" if death.memory_limit is None else str(death)
         if seat.retired:
             return
         seat.view = replace(

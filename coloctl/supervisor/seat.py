@@ -47,6 +47,7 @@ class Seat:
     diverged: bool = False  #: its guest is another one than the primary's
     reported_s: float = -math.inf  #: when it last reported that a disk of its quorum failed
     retired: bool = False  #: its end is wanted, so its death is no news
+    killed: str = ""  #: the end of its last QEMU, where the kernel killed that for its memory
     merged_bytes: tuple[int, int] = (0, 0)  #: of a merge that is under way, and of how many
     _watch: asyncio.Task[None] | None = None
     _merging: asyncio.Task[None] | None = None
@@ -81,7 +82,7 @@ class Seat:
         ``unit`` is a sentence on the unit of systemd that it did not get.
         """
         self.follow(None)
-        self.vm = vm
+        self.vm, self.killed = vm, ""
         self.retired = self.missed_write = self.diverged = False
         self.reported_s = -math.inf
         self.stats, self.in_colo = CheckpointStats(), False

@@ -120,10 +120,8 @@ class ProcessWork:
 
     async def _push_death(self, hold: int, process: Program) -> None:
         death = await process.wait()
-        self.mux.push(
-            "death",
-            {"hold": hold, "pid": death.pid, "at_s": death.at_s, "exit_code": death.exit_code},
-        )
+        told = {"pid": death.pid, "at_s": death.at_s, "exit_code": death.exit_code}
+        self.mux.push("death", {"hold": hold, **told, "memory_limit": death.memory_limit})
 
 
 async def _to_program(conversation: Conversation, lines: WireStream) -> None:

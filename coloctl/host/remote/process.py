@@ -110,7 +110,8 @@ class RemoteProcess(Process):
         """See `Thing.pushed`. The process has ended."""
         if of == "death":
             at_s = self._contact.ours(float(document["at_s"]))
-            self._die(Death(int(document["pid"]), at_s, document["exit_code"]), "already-dead")
+            code, limit = document["exit_code"], document.get("memory_limit")
+            self._die(Death(int(document["pid"]), at_s, code, limit), "already-dead")
 
     def forgotten(self, why: str) -> None:
         """See `Thing.forgotten`. The process may run, and is looked up in the next session."""

@@ -14,8 +14,11 @@ from coloctl.model.pair import NodeName
 OPERATOR, SWITCHOVER, UNPROTECTED = "operator", "switchover", "unprotected"
 
 
-def outcome(survivor: NodeName, lost: NodeName, cause: str) -> str:
-    """Describe how a failover ended, as the reason of the state in which it ended."""
+def outcome(survivor: NodeName, lost: NodeName, cause: str, killed: str = "") -> str:
+    """Describe how a failover ended, as the reason of the state in which it ended.
+
+    ``killed`` is the end of the lost QEMU, where the kernel killed it for its memory.
+    """
     if cause == UNPROTECTED:
         return f"The guest runs on node {survivor} alone, as it was asked for."
     if cause == SWITCHOVER:
@@ -25,7 +28,8 @@ def outcome(survivor: NodeName, lost: NodeName, cause: str) -> str:
             f"The guest is rebooting on node {survivor}, alone: under TCG node {lost} would not "
             "have survived that. It can be protected when it has booted."
         )
-    return f"The guest runs on node {survivor} alone since node {lost} was lost."
+    why = f": {killed}" if killed else ""
+    return f"The guest runs on node {survivor} alone since node {lost} was lost{why}."
 
 
 def reason(survivor: NodeName, lost: NodeName, cause: str) -> str:

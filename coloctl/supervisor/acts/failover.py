@@ -75,7 +75,8 @@ async def failover(
             fact = Fact.OPERATOR_CLEARED if cleared else Fact.SURVIVOR_RUNS
             try:
                 _send(state, steps)
-                state.note(fact, f"{outcome(survivor.name, lost.name, cause)} {warning}".rstrip())
+                ended = outcome(survivor.name, lost.name, cause, lost.killed)
+                state.note(fact, f"{ended} {warning}".rstrip())
                 merge.explain(state, survivor)
                 await book.settle()
             finally:

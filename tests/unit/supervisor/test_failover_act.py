@@ -20,6 +20,7 @@ from coloctl.errors import (
 from coloctl.ha import fencing
 from coloctl.ha.arbiter import FILE_NAME, Claim, FileArbiter
 from coloctl.ha.failover import Steps
+from coloctl.host.records import Death
 from coloctl.journal import replay
 from coloctl.model.event import Record, open_intents
 from coloctl.model.pair import ArbiterSpec, FencingMethod, FencingSpec, NodeName, Role
@@ -29,6 +30,7 @@ from coloctl.model.timeline import Timeline
 from coloctl.model.view import Fencing, Presence
 from coloctl.supervisor import acts
 from coloctl.supervisor.acts import failover_book
+from coloctl.supervisor.acts.cause import outcome
 from coloctl.supervisor.state import PairState
 
 pytestmark = pytest.mark.unit
@@ -415,3 +417,11 @@ async def test_the_generation_is_on_disk_before_the_survivor_is_told(tmp_path: P
         b.before(look)
         await acts.failover(state, "b")
         assert seen == [1]
+
+
+def test_the_reason_names_a_qemu_that_the_kernel_killed_for_its_memory() -> None:
+    killed = str(Death(614, 0.0, None, 8 << 20))
+    assert outcome("b", "a", "primary-dead", killed) == (
+        "The guest runs on node b alone since node a was lost: process 614 was killed by the "
+        "kernel at its memory limit of 8 MiB."
+    )
