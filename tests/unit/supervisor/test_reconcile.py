@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -67,8 +68,9 @@ def subsets(words: tuple[str, ...]) -> Iterator[dict[str, dict[str, object]]]:
             yield {word: {} for word in chosen}
 
 
-def everything() -> Iterator[tuple[Belief, dict[NodeName, FoundQemu]]]:
-    """Every belief beside every finding, the primary on either node."""
+@functools.cache
+def everything() -> list[tuple[Belief, dict[NodeName, FoundQemu], MovePlan]]:
+    """Every belief beside every finding, the primary on either node, and what is then planned."""
     missed: tuple[frozenset[NodeName], ...] = (frozenset(), frozenset({"a"}), frozenset({"b"}))
     chosen: tuple[NodeName | None, ...] = (None, "a", "b")
     beliefs = [
@@ -77,10 +79,10 @@ def everything() -> Iterator[tuple[Belief, dict[NodeName, FoundQemu]]]:
             Protection, subsets(ACTS), missed, chosen
         )
     ]
+    pairs: list[dict[NodeName, FoundQemu]] = []
     for one, two in itertools.product(PRIMARIES.values(), SECONDARIES.values()):
-        for belief in beliefs:
-            yield belief, {"a": one, "b": two}
-            yield belief, {"a": two, "b": one}
+        pairs += [{"a": one, "b": two}, {"a": two, "b": one}]
+    return [(belief, pair, reconcile(belief, pair)) for pair in pairs for belief in beliefs]
 
 
 def living(pair: dict[NodeName, FoundQemu]) -> set[NodeName]:
@@ -111,14 +113,12 @@ def may_run_alone(plan: MovePlan, belief: Belief, pair: dict[NodeName, FoundQemu
 
 
 def test_no_plan_leaves_two_guests_running() -> None:
-    for belief, pair in everything():
-        plan = reconcile(belief, pair)
+    for belief, pair, plan in everything():
         assert len(may_run_alone(plan, belief, pair)) <= 1, (belief, pair, plan)
 
 
 def test_a_secondary_lives_on_only_with_a_whole_checkpoint() -> None:
-    for belief, pair in everything():
-        plan = reconcile(belief, pair)
+    for belief, pair, plan in everything():
         if plan.node is None or pair[plan.node].role is not Role.SECONDARY:
             continue
         if plan.move in (Move.ADOPT_ALONE, Move.ROLL_BACK_PROTECT):  # it serves already
@@ -131,15 +131,13 @@ def test_a_secondary_lives_on_only_with_a_whole_checkpoint() -> None:
 
 
 def test_nobody_lives_on_who_is_dead() -> None:
-    for belief, pair in everything():
-        plan = reconcile(belief, pair)
+    for belief, pair, plan in everything():
         if plan.node is not None and living(pair):
             assert plan.node in living(pair) or len(living(pair)) == 2, (belief, pair, plan)
 
 
 def test_a_guest_that_runs_is_ended_only_by_a_stop() -> None:
-    for belief, pair in everything():
-        plan = reconcile(belief, pair)
+    for belief, pair, plan in everything():
         ends = plan.move in (Move.END, Move.GONE)
         runs = [
             one
@@ -152,9 +150,9 @@ def test_a_guest_that_runs_is_ended_only_by_a_stop() -> None:
 
 
 def test_where_nothing_lives_nothing_is_adopted() -> None:
-    for belief, pair in everything():
+    for _, pair, plan in everything():
         if not living(pair):
-            assert reconcile(belief, pair).move in (Move.END, Move.GONE)
+            assert plan.move in (Move.END, Move.GONE)
 
 
 def unknown(pair: dict[NodeName, FoundQemu]) -> set[NodeName]:
@@ -162,16 +160,14 @@ def unknown(pair: dict[NodeName, FoundQemu]) -> set[NodeName]:
 
 
 def test_a_node_that_is_not_known_never_counts_as_dead() -> None:
-    for belief, pair in everything():
-        plan = reconcile(belief, pair)
+    for belief, pair, plan in everything():
         if unknown(pair):
             assert plan.move is not Move.GONE, (belief, pair, plan)
             assert plan.move is not Move.END or "stop" in belief.acts, (belief, pair, plan)
 
 
 def test_no_plan_rests_on_a_node_that_is_not_known() -> None:
-    for belief, pair in everything():
-        plan = reconcile(belief, pair)
+    for belief, pair, plan in everything():
         assert plan.node not in unknown(pair), (belief, pair, plan)
         if unknown(pair):
             assert plan.move is not Move.ADOPT_COLO, (belief, pair, plan)
@@ -181,8 +177,7 @@ def test_no_plan_rests_on_a_node_that_is_not_known() -> None:
 
 def test_a_node_is_given_up_unseen_only_beside_a_guest_that_is_seen_to_run_alone() -> None:
     """Or by a failover that was chosen before, whose fence decides; or where it held nothing."""
-    for belief, pair in everything():
-        plan = reconcile(belief, pair)
+    for belief, pair, plan in everything():
         if plan.lost not in unknown(pair) and plan.move is not Move.ADOPT_ALONE:
             continue
         if not unknown(pair):
@@ -197,8 +192,7 @@ def test_a_node_is_given_up_unseen_only_beside_a_guest_that_is_seen_to_run_alone
 
 
 def test_a_guest_is_never_ended_because_its_peer_is_not_known() -> None:
-    for belief, pair in everything():
-        plan = reconcile(belief, pair)
+    for belief, pair, plan in everything():
         runs = {
             node
             for node, one in pair.items()
@@ -210,14 +204,14 @@ def test_a_guest_is_never_ended_because_its_peer_is_not_known() -> None:
 
 
 def test_a_stop_that_was_asked_for_is_finished() -> None:
-    for belief, pair in everything():
+    for belief, _, plan in everything():
         if "stop" in belief.acts:
-            assert reconcile(belief, pair) == MovePlan(Move.END)
+            assert plan == MovePlan(Move.END)
 
 
 def test_colo_is_adopted_only_where_both_are_in_it() -> None:
-    for belief, pair in everything():
-        if reconcile(belief, pair).move is Move.ADOPT_COLO:
+    for belief, pair, plan in everything():
+        if plan.move is Move.ADOPT_COLO:
             assert belief.protection is Protection.COLO
             assert {one.colo_mode for one in pair.values()} == {
                 COLOMode.PRIMARY,
@@ -226,9 +220,9 @@ def test_colo_is_adopted_only_where_both_are_in_it() -> None:
 
 
 def test_nothing_but_an_operator_leaves_failed() -> None:
-    for belief, pair in everything():
+    for belief, pair, plan in everything():
         if belief.protection is Protection.FAILED and living(pair) and "stop" not in belief.acts:
-            assert reconcile(belief, pair).move is Move.HAND_OVER
+            assert plan.move is Move.HAND_OVER
 
 
 @pytest.mark.parametrize(
