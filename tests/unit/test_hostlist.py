@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from support.examples import at_most
 
 from coloctl import hostlist
 from coloctl.check.link import pause_ms
@@ -25,7 +26,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@at_most(50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAMES, st.tuples(NAMES, st.lists(NAMES).map(tuple)), max_size=4))
 def test_what_is_written_comes_back(rows: dict[str, tuple[str, tuple[str, ...]]]) -> None:
     hosts = {name: ListedHost(name, at, addresses) for name, (at, addresses) in rows.items()}

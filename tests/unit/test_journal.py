@@ -15,8 +15,9 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import at_most
 from support.fakeclock import FakeClock
 
 from coloctl import journal
@@ -29,7 +30,7 @@ from coloctl.model.protection import Protection
 pytestmark = pytest.mark.unit
 
 #: Files on a machine that others use too: no deadline per example.
-FILES = settings(deadline=None, max_examples=60)
+FILES = at_most(60)
 WORDS = st.text(max_size=12)
 SOME = st.none() | st.integers() | WORDS | st.lists(WORDS, max_size=2)
 JSON = st.dictionaries(WORDS, SOME, max_size=3)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.examples import at_most
 from support.fakes import make_spec
 
 from coloctl import pairfile
@@ -103,7 +104,7 @@ MACHINES = st.none() | some(Machine)
 FACTS = some(Facts, nodes=each(some(NodeFacts, binary=BINARIES, machine=MACHINES)))
 
 
-@settings(max_examples=60, deadline=None)
+@at_most(60)
 @given(pair=PAIRS, facts=st.none() | FACTS)
 def test_any_pair_is_read_back_as_it_was(
     pair: PairSpec, facts: Facts | None, tmp_path_factory: pytest.TempPathFactory
