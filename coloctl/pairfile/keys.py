@@ -49,7 +49,14 @@ def keys_of(
             if one.name not in {*own, *without}
         }
         keys |= {name: (types[name], info) for name, info in own.items()}
-        made = create_model(table.__name__, __base__=table.__base__, __doc__=owner.__doc__, **keys)
+        made = create_model(
+            table.__name__,
+            __base__=table.__base__,
+            __doc__=owner.__doc__,
+            # Each key has its text already: looking for a source file that is not there takes long.
+            __cls_kwargs__={"use_attribute_docstrings": False},
+            **keys,
+        )
         return cast("type[T]", made)
 
     return complete
