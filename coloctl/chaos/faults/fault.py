@@ -65,6 +65,8 @@ class PairUnderTest:
     home: Path  #: the folder with the pair file and its disks
     view: Callable[[], PairView]  #: asks for the pair as it is now
     ask: Ask
+    #: By node and number in its machine, those outside of it that are known already.
+    outer: Mapping[tuple[str, int], int | None] = field(default_factory=dict)
 
     @property
     def lab(self) -> Lab:
@@ -82,8 +84,17 @@ class PairUnderTest:
             if node.pid
             and node.presence is not Presence.DEAD
             and (target == "both" or target in (node.name, node.role))
-            and (pid := self.site.outer(node.name, node.pid))
+            and (pid := self._outer(node.name, node.pid))
         ]
+
+    def numbers(self, view: PairView) -> dict[tuple[str, int], int | None]:
+        """Return the numbers of the QEMUs in ``view`` outside of their machines, for `outer`."""
+        found = ((node.name, node.pid) for node in view.nodes.values() if node.pid)
+        return {(name, pid): self.site.outer(name, pid) for name, pid in found}
+
+    def _outer(self, node: str, pid: int) -> int | None:
+        known = self.outer.get((node, pid))
+        return self.site.outer(node, pid) if known is None else known
 
     def node(self, target: str) -> TargetNode:
         """Return the first node of ``target``; raises `NothingToHit` where no QEMU is there."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
@@ -33,6 +33,8 @@ MOMENT_WAIT_S = 150.0
 OVER_WAIT_S = 20.0
 #: How long to sleep at most while a time is waited for, seconds.
 _TICK_S = 0.05
+#: Of the events that came while one was handled, so many are looked at.
+_NEWEST = 20
 
 
 Tell = Callable[[str], None]
@@ -86,6 +88,8 @@ class Engine:
     _active: list[_Active] = field(default_factory=list)
     #: The pair between two checkpoints: to ask for it in one would take as long as that lasts.
     _seen: PairView | None = None
+    #: The numbers of its QEMUs outside of their machines: to look for one takes some milliseconds.
+    _outer: Mapping[tuple[str, int], int | None] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +183,8 @@ class Engine:
                 time_s = self._time_s(one, steady_s)
                 one.armed_s = now_s if time_s is not None and time_s <= now_s else None
             if one.armed_s is not None and one.due_s is None:
-                late = self.phases.gone_by(one.when, event, now_s)
+                newest = self.listener.heard[-_NEWEST:]
+                late = self.phases.gone_by(one.when, event, now_s, newest)
                 if one.when is None or (one.when in moments and not late):
                     one.begin = event or ObservedEvent(now_s, "", {})
                     one.due_s = now_s + one.then_s
@@ -206,6 +211,7 @@ class Engine:
         short = [one for one in waiting if one.when in phases.SHORT]
         if When.STEADY in self.phases.now() and self._seen is None and short:
             self._seen = self.listener.view()
+            self._outer = self.pair.numbers(self._seen)
 
     def _time_s(self, one: _Waiting, steady_s: float) -> float | None:
         """Return the time of a fault; None before the fault that it waits for."""
@@ -241,7 +247,9 @@ class Engine:
         if seen is None or scheduled.when not in phases.SHORT:
             return self.pair
         once = iter([seen])
-        return replace(self.pair, view=lambda: next(once, None) or self.pair.view())
+        return replace(
+            self.pair, view=lambda: next(once, None) or self.pair.view(), outer=self._outer
+        )
 
     def _heal_due(self) -> None:
         for one in self._active:

@@ -75,9 +75,19 @@ class Phases:
         return frozenset(states | ({When.STEADY} if self.steady else set()))
 
     @staticmethod
-    def gone_by(when: When | None, event: ObservedEvent | None, now_s: float) -> bool:
-        """Return whether the moment is too short for a fault that is injected only now."""
-        return when in SHORT and event is not None and now_s - event.at_s > FRESH_S
+    def gone_by(
+        when: When | None,
+        event: ObservedEvent | None,
+        now_s: float,
+        heard: Sequence[ObservedEvent] = (),
+    ) -> bool:
+        """Return whether the moment is too short for a fault that is injected only now.
+
+        It is over where one of ``heard``, the newest events, has ended it.
+        """
+        if when not in SHORT or event is None:
+            return False
+        return now_s - event.at_s > FRESH_S or bool(missed(when, event, now_s, heard))
 
     def _is_load(self, event: ObservedEvent) -> bool:
         return (

@@ -15,6 +15,7 @@ from coloctl.chaos.evidence.records import ObservedEvent
 from coloctl.chaos.faults.fault import Fault, Injected, PairUnderTest
 from coloctl.chaos.run import engine as module
 from coloctl.chaos.run.engine import Engine
+from coloctl.chaos.run.site import LabSite
 from coloctl.chaos.scenario.tables import Params
 from coloctl.chaos.scenario.values import ScheduledFault, When, Workload
 from coloctl.errors import DeadlineMissed, LabError
@@ -86,7 +87,8 @@ def listener() -> Deaf:
 
 @pytest.fixture
 def engine(listener: Deaf, faults: Recorded) -> Iterator[Engine]:
-    pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
+    site = LabSite(cast(Any, None))
+    pair = PairUnderTest("p", site, Path(), lambda: PROTECTED, cast(Any, None))
     with Engine(pair, listener, lambda _sentence: None) as made:  # type: ignore[arg-type]
         yield made
 
@@ -139,7 +141,8 @@ def test_what_lasts_for_a_time_is_healed_then_and_the_rest_at_the_end(
 
 def test_everything_is_healed_when_the_run_is_broken_off(listener: Deaf, faults: Recorded) -> None:
     faults.fails_to_heal = {"one"}
-    pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
+    site = LabSite(cast(Any, None))
+    pair = PairUnderTest("p", site, Path(), lambda: PROTECTED, cast(Any, None))
     with (
         pytest.raises(KeyboardInterrupt),
         Engine(pair, listener, lambda _sentence: None) as engine,  # type: ignore[arg-type]
@@ -173,6 +176,37 @@ def test_a_fault_after_its_moment_is_recorded_so(
     engine.hear_all()
     (one,) = engine.records()
     assert one.missed.endswith("after the checkpoint was over")
+
+
+def test_in_a_short_moment_nothing_has_to_be_looked_for(
+    engine: Engine, listener: Deaf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To find the number of a QEMU of another machine takes as long as the moment may last."""
+    looked: list[str] = []
+    found: list[int] = []
+
+    class Killed(Fault[Params]):
+        """It finds its target."""
+
+        kind, targets = "note", ("primary",)
+
+        def begin(self) -> Injected:
+            before = len(looked)
+            found.extend(node.pid for node in self.pair.some("primary"))
+            assert len(looked) == before
+            return Injected(time.monotonic())
+
+    def outer(node: str, pid: int) -> int:
+        looked.append(node)
+        return pid + 1000
+
+    monkeypatch.setattr(module, "FAULTS", {"note": Killed})
+    monkeypatch.setattr(engine.pair.site, "outer", outer)
+    listener.coming.extend([colo, *STEADY, begin])
+    kill = ScheduledFault("one", "note", "primary", 0.0, params=Params(), when=When.CHECKPOINT)
+    engine.interpret((kill,), time.monotonic())
+    primary = next(node for node in PROTECTED.nodes.values() if node.role == "primary")
+    assert primary.pid and found == [primary.pid + 1000] and looked
 
 
 def test_nothing_falls_before_its_time(engine: Engine, listener: Deaf, faults: Recorded) -> None:
@@ -211,7 +245,8 @@ def test_clients_come_at_their_moment_and_change_none(listener: Deaf, faults: Re
     """They come before the fault that waits for the same moment; early ones are there already."""
     works = (clients("late", "unprotected", "one"), clients("early", "protected"))
     plan = (planned("one"), planned("two", when=When.ALONE, after="one"))
-    pair = PairUnderTest("p", cast(Any, None), Path(), lambda: PROTECTED, cast(Any, None))
+    site = LabSite(cast(Any, None))
+    pair = PairUnderTest("p", site, Path(), lambda: PROTECTED, cast(Any, None))
     listener.coming.extend([unprotected, lambda: faults.deeds.append("|"), unprotected])
     start = lambda work: faults.deeds.append(f"{work.name} come")  # noqa: E731
     with Engine(pair, listener, lambda _sentence: None, start) as engine:  # type: ignore[arg-type]

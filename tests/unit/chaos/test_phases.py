@@ -87,3 +87,9 @@ def test_a_checkpoint_that_is_heard_of_late_is_no_moment() -> None:
     assert not Phases.gone_by(When.CHECKPOINT, begin, 1.005)
     assert Phases.gone_by(When.CHECKPOINT, begin, 1.1)
     assert not Phases.gone_by(When.STEADY, begin, 9.0)
+
+
+def test_a_moment_whose_end_was_heard_already_is_none() -> None:
+    load, over = of_node("b", "STOP", 1.0), of_node("b", "RESUME", 1.002)
+    assert not Phases.gone_by(When.VMSTATE_LOAD, load, 1.003, [load, of_node("a", "RESUME", 1.001)])
+    assert Phases.gone_by(When.VMSTATE_LOAD, load, 1.003, [load, over])
