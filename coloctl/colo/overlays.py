@@ -21,12 +21,16 @@ from coloctl.colo.generation import Companion, Overlays, Worth
 from coloctl.errors import PreconditionFailed
 from coloctl.host.base import Host
 from coloctl.machine import blockdev, overlay
+from coloctl.machine import merge_log as machine_log
 from coloctl.machine.image import HEADER_DEADLINE_S
 from coloctl.model.pair import NodeName, PairSpec
 from coloctl.tasks import side_by_side
 
 #: Removing a few files from a busy disk, seconds.
 REMOVE_DEADLINE_S = 2.0
+#: A log of merges has about 100 bytes for each of eight states per disk, and twice that for each
+#: time that a long merge pauses.
+LOG_LIMIT = 16 << 20
 
 
 def names(spec: PairSpec, node: NodeName) -> Overlays:
@@ -41,8 +45,19 @@ def names(spec: PairSpec, node: NodeName) -> Overlays:
     return {disk.id: (str(over.active), str(over.hidden), close_marker) for disk, over in found}
 
 
+def merge_log(spec: PairSpec, node: NodeName) -> Path | None:
+    """Name the file in which a secondary's QEMU on ``node`` notes its merges; None: no disk."""
+    return blockdev.merge_log(blockdev.close_marker(spec, node)) if spec.disks else None
+
+
 def _files(spec: PairSpec, node: NodeName) -> list[str]:
     return sorted({path for found in names(spec, node).values() for path in found})
+
+
+def _signs(named: Overlays) -> list[str]:
+    """Return the files that show how far QEMU was with merging these overlays."""
+    markers = {Path(found[2]) for found in named.values()}
+    return sorted(str(path) for path in (*markers, *map(blockdev.merge_log, markers)))
 
 
 def as_claimed(spec: PairSpec, known: Companion, claimed: int) -> Companion:
@@ -119,7 +134,8 @@ async def make(
     for disk, over in zip(spec.disks, blockdev.overlays(spec, node), strict=True):
         wanted |= dict.fromkeys((over.active, over.hidden), sizes[disk.id])
     await side_by_side(
-        *(overlay.make(path, size, host.run, qemu_img=qemu_img) for path, size in wanted.items())
+        *(overlay.make(path, size, host.run, qemu_img=qemu_img) for path, size in wanted.items()),
+        host.put(blockdev.merge_log(blockdev.close_marker(spec, node)), b"", 0o600),
     )
 
 
@@ -136,7 +152,7 @@ async def remove(spec: PairSpec, host: Host, node: NodeName) -> bool:
     )
     if any(users) or known.state is Worth.OVERLAY_PENDING or known.doubt:
         return False
-    await _remove(host, _files(spec, node))
+    await _remove(host, [*_files(spec, node), *_signs(names(spec, node))])
     return True
 
 
@@ -170,8 +186,7 @@ async def settle(
     if pending != known.overlays:  # before anything of the others is touched
         await _write(spec, hosts, replace(known, overlays=pending))
     # From here on the overlays' own marks prove nothing: opening an overlay changes them.
-
-    await _remove(host, sorted({found[2] for found in known.overlays.values()}))
+    await _remove(host, _signs(known.overlays))
     formats = {disk.id: (disk.image[node], disk.format) for disk in spec.disks}
     for disk, (active, hidden, _) in pending.items():
         report("overlays")
@@ -185,7 +200,7 @@ async def settle(
     settled = replace(known, state=Worth.IN_SYNC, overlays={})
     await _write(spec, hosts, settled)
     named = {path for found in known.overlays.values() for path in found}
-    await _remove(host, sorted(named.union(_files(spec, node))))
+    await _remove(host, sorted(named.union(_files(spec, node), _signs(names(spec, node)))))
     return settled
 
 
@@ -226,12 +241,36 @@ async def _require_all(spec: PairSpec, host: Host, known: Companion) -> None:
 async def _unmerged(spec: PairSpec, host: Host, known: Companion, qemu_img: Path) -> Overlays:
     """Return the overlays without those of disks whose image QEMU had put in their place already.
 
-    QEMU closes the active overlay when it does so, and the guest writes to the image from then on:
-    to commit the overlays would bring back what was overwritten since. Closing writes a bitmap into
-    it (`blockdev.CLOSED`), which is therefore the sign, with or without data: one without
+    The guest writes to the image alone from then on: to commit the overlays would bring back what
+    was overwritten since. QEMU's own log shows it, however that QEMU ended; where that has no
+    merge, because that QEMU has no trace events or an earlier coloctl began it, the marks do.
+    """
+    numbers = {disk.id: number for number, disk in enumerate(spec.disks)}
+    done = await _logged(spec, host, known)
+    if done is not None:
+        return {disk: found for disk, found in known.overlays.items() if numbers[disk] not in done}
+    return await _unmarked(host, known, qemu_img)
 
-    data is never dirty. At an orderly end QEMU closes it as well, but then the close marker too.
-    The hidden overlay shows nothing, because QEMU marks it as clean when the merge begins.
+
+async def _logged(spec: PairSpec, host: Host, known: Companion) -> frozenset[int] | None:
+    """Return the numbers of the disks that QEMU's log calls merged; None where it shows nothing."""
+    for marker in {found[2] for found in known.overlays.values()}:
+        log = await host.read_file(blockdev.merge_log(Path(marker)), LOG_LIMIT)
+        if log is not None:
+            return machine_log.merged(log.decode(errors="replace"), len(spec.disks))
+    return None
+
+
+async def _unmarked(host: Host, known: Companion, qemu_img: Path) -> Overlays:
+    """Return the overlays without those whose marks show that QEMU has merged them.
+
+    QEMU closes the active overlay when it has. Closing writes a bitmap into it
+    (`blockdev.CLOSED`), which is therefore the sign, with or without data: one without data is
+    never dirty. The hidden overlay shows nothing, because QEMU marks it as clean when the merge
+    begins.
+
+    At an orderly end QEMU closes what it has not merged as well, and the close marker. What it had
+    merged before looks the same, so all count as pending then.
 
     An overlay without that bitmap, of an earlier coloctl or closed on a full disk, was closed if it
     holds data and is not dirty.

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coloctl.machine import blockdev, chardev, netfilter
+from coloctl.machine import blockdev, chardev, merge_log, netfilter
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import NodeName, PairSpec, other
 from coloctl.model.tls import TlsWire
 from coloctl.model.wires import Wires
 from coloctl.qmp import command as qmp
+from coloctl.qmp import tracing
 from coloctl.qmp.sequence import Step
 
 Plan = tuple[Step, ...]
@@ -128,28 +129,6 @@ def hold_guest() -> Plan:
         "pages that change in the last pass would be stale on the secondary",
         qmp.migrate_set_parameters(max_bandwidth=HELD_BANDWIDTH),
         qmp.stop(),
-    )
-
-
-def mark_overlays(spec: PairSpec) -> Plan:
-    """Mark the secondary's files: later they show if QEMU merged an overlay, and how it ended.
-
-    A disk is active in COLO only, so this comes no earlier.
-    """
-    if not spec.disks:
-        return ()
-    name, coarse = blockdev.CLOSED, blockdev.CLOSED_GRANULARITY
-    active = [blockdev.overlay_ids(i)[0] for i, _ in enumerate(spec.disks)]
-    marker = qmp.mark_written(blockdev.CLOSE_MARKER)
-    return (
-        *_steps("a QEMU that is killed leaves it marked", marker),
-        *_steps(
-            "written into an overlay when it is closed: when its image has everything",
-            *(
-                qmp.block_dirty_bitmap_add(node, name, granularity=coarse, persistent=True)
-                for node in active
-            ),
-        ),
     )
 
 
@@ -264,7 +243,13 @@ def release_secondary(spec: PairSpec) -> Plan:
 
     ``rew0`` stays: it translates the connections that were open.
     """
+    noted = Step(
+        tracing.trace_event_set_state(merge_log.TRACE_EVENT, enable=True),
+        why="which image has everything stands in its log from then on",
+        tolerate=("",),  # the overlays' own marks are left
+    )
     return (
+        *((noted,) if spec.disks else ()),
         Step(
             qmp.nbd_server_stop(), why="before lost-heartbeat", tolerate=("NBD server not running",)
         ),

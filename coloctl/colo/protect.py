@@ -13,9 +13,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from coloctl.clock import Deadline
-from coloctl.colo import link, peers, plan, resync, tls
+from coloctl.colo import link, overlay_plan, peers, plan, resync, tls
 from coloctl.colo.convergence import converge
 from coloctl.errors import (
     CheckpointStalled,
@@ -77,6 +78,7 @@ class Protecting:
     #: How fast disks may be copied, asked when the copy begins; as in `Policy.mirror_rate`.
     mirror_rate: Callable[[], int] = lambda: 0
     copied: Callable[[CopyReport], None] = lambda _: None  #: called with the report of the copy
+    merge_log: Path | None = None  #: of the secondary; None: its overlays are only tried
     turned_away: peers.TurnedAway = lambda _: None  #: called for strangers that were cut off
     tls: Mapping[NodeName, TlsWire] = field(default_factory=dict)  #: set by `protect` itself
 
@@ -271,7 +273,11 @@ async def _engage(act: Protecting, deadline: Deadline, report: StepReport) -> No
     deadline = deadline.within(HELD_DEADLINE_S)
     await _let_run(act, deadline)
     with contextlib.suppress(MonitorError):
-        await run(plan.mark_overlays(act.spec), act.secondary.monitor, deadline=deadline)
+        if act.merge_log:
+            named = overlay_plan.name_log(act.merge_log)
+            await run(named, act.secondary.monitor, deadline=deadline)
+    with contextlib.suppress(MonitorError):
+        await run(overlay_plan.mark_overlays(act.spec), act.secondary.monitor, deadline=deadline)
     await run(plan.engage_filters(act.spec), act.primary.monitor, deadline=deadline)
     await checkpoint_now(act.primary, act.first_delay_ms, deadline.remaining())
     await _require_peers(act, deadline)

@@ -1,9 +1,9 @@
 """Look at what QEMU makes of the overlays of a promoted secondary, and steer how it may end.
 
 Called by `supervisor.acts.merge`; asks QEMU through its command monitor, with names of
-`machine.blockdev` and plans of `colo.plan`. On promotion QEMU commits the active and the hidden
-overlay of each disk into its image by a job of its own, which no query lists and no event
-announces; it shows in the block graph alone.
+`machine.blockdev` and plans of `colo.plan` and `colo.overlay_plan`. On promotion QEMU commits the
+active and the hidden overlay of each disk into its image by a job of its own, which no query lists
+and no event announces; it shows in the block graph alone.
 
 Invariant: a merge is over only where no overlay is in the graph any more; from then on, and not
 before, the guest writes to the image.
@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from coloctl.clock import Deadline
-from coloctl.colo import plan
+from coloctl.colo import overlay_plan, plan
 from coloctl.machine import blockdev
 from coloctl.model.pair import PairSpec
 from coloctl.model.view import Merge
@@ -70,3 +70,8 @@ async def stay_when_off(vm: VM, *, stay: bool) -> None:
     One that ends in the middle of a merge would leave it to the next start.
     """
     await run(plan.stay_when_off(stay=stay), vm.monitor, deadline=Deadline(STAY_DEADLINE_S))
+
+
+async def log_no_more(vm: VM) -> None:
+    """Let the QEMU note nothing more: the merges are on record; raises `MonitorError`."""
+    await run(overlay_plan.log_no_merges(), vm.monitor, deadline=Deadline(STAY_DEADLINE_S))

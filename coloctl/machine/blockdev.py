@@ -76,6 +76,11 @@ def close_marker(spec: PairSpec, node: NodeName) -> Path:
     return stem.with_name(f"{stem.name}.witness.qcow2")
 
 
+def merge_log(close_marker: Path) -> Path:
+    """Name the file beside a close marker in which QEMU notes its merges (`machine.merge_log`)."""
+    return close_marker.with_name(close_marker.name.removesuffix("witness.qcow2") + "merge.log")
+
+
 def _stem(spec: PairSpec, node: NodeName, disk: DiskSpec) -> Path:
     """Return the path that the names of a disk's overlays begin with.
 

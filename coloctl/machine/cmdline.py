@@ -215,7 +215,7 @@ def _written(
     """Return every file that the QEMU of a secondary writes to."""
     found = [disk.image[node] for disk in spec.disks]
     found += [path for over in overlays for path in (over.active, over.hidden)]
-    return (*found, *([marker] if marker else []))
+    return (*found, *([marker, blockdev.merge_log(marker)] if marker else []))
 
 
 def _tap_ends(spec: PairSpec, node: NodeName) -> dict[str, TapEnd]:

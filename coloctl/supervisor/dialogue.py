@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from coloctl.colo import plan, retune
+from coloctl.colo import overlay_plan, plan, retune
 from coloctl.colo.ground import Ground
 from coloctl.colo.launch import boots_alone, primary_command, secondary_command
 from coloctl.colo.protect import first_delay_ms
@@ -291,7 +291,7 @@ def _run_on_secondary(spec: PairSpec, node: NodeName) -> Items:
         act(
             node, "wait until the overlays are not in the block graph any more", "QEMU merges them"
         ),
-        *commands(node, plan.stay_when_off(stay=False)),
+        *commands(node, (*overlay_plan.log_no_merges(), *plan.stay_when_off(stay=False))),
     ]
 
 

@@ -195,13 +195,11 @@ def test_a_forced_stop_leaves_the_merge_to_the_next_start(
 
 
 @pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_what_was_merged_is_not_merged_again(
-    tmp_path: Path, build: qemu.Build, image_format: str
+    tmp_path: Path, build: qemu.Build, image_format: str, how: signal.Signals
 ) -> None:
-    """The survivor and its supervisor die before it was recorded that the merge is over.
-
-    Not tried: SIGTERM in their place, which loses what was written since (docs/life-of-a-pair.md).
-    """
+    """The survivor and its supervisor end before it was recorded that the merge is over."""
     spec = pair(tmp_path, build, image_format)
 
     async def story(stage: Stage) -> None:
@@ -212,7 +210,7 @@ def test_what_was_merged_is_not_merged_again(
         await until_nodes_gone(survivor.monitor, blockdev.overlay_ids(0), PATIENCE_S)
         for number in range(4):
             await acknowledge(survivor, spec, number)
-        survivor.process.signal(signal.SIGKILL)
+        survivor.process.signal(how)
         await stage.until_protection(Protection.DOWN)
         assert (await known(stage)).state is Worth.OVERLAY_PENDING
 

@@ -8,7 +8,6 @@ even where KVM is slow; without /dev/kvm those are skipped.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from support.pairs import (
     PATIENCE_S,
     Inventory,
     Stage,
+    accel_for,
     beside_logs,
     firmware_spec,
     guest_writes,
@@ -55,17 +55,6 @@ PROTECTING = ("connect", "compare", "migrate", "first checkpoint")
 WRITTEN = 0x11  #: before the last checkpoint
 LATE = 0x22  #: after it
 BLOCK = 65536
-
-
-def accel_for(build: qemu.Build) -> str:
-    """An accelerator that holds COLO with this build, or the test is skipped."""
-    if build.name == "11.1":
-        return "tcg"
-    try:
-        os.close(os.open("/dev/kvm", os.O_RDWR))
-    except OSError as error:
-        pytest.skip(f"COLO of QEMU {build.name} needs KVM: /dev/kvm: {error.strerror}")
-    return "kvm"
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import commands
 from support.smallpair import own_net
 
@@ -92,6 +93,17 @@ def firmware_spec(
         checkpoint=CheckpointSpec(delay_ms=DELAY_MS),
         policy=Policy(auto_failover=automatic, auto_reprotect=circular),
     )
+
+
+def accel_for(build: qemu.Build) -> str:
+    """An accelerator that holds COLO with this build, or the test is skipped."""
+    if build.name == "11.1":
+        return "tcg"
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError as error:
+        pytest.skip(f"COLO of QEMU {build.name} needs KVM: /dev/kvm: {error.strerror}")
+    return "kvm"
 
 
 async def make_disks(spec: PairSpec, qemu_img: Path) -> None:

@@ -34,8 +34,8 @@ from coloctl.vm import VM
 
 log = logging.getLogger(__name__)
 
-#: How often QEMU is asked. Writes of the guest between the end of a merge and its record would have
-#: to be found by the overlays' own marks. Seconds.
+#: How often QEMU is asked, seconds. Between the end of a merge and its record QEMU's own log alone
+#: shows it (`machine.merge_log`).
 POLL_S = 0.02
 #: One answer of a QEMU whose disk is slow, seconds.
 ANSWER_WAIT_S = 30.0
@@ -194,6 +194,8 @@ async def _over(state: PairState, seat: Seat, vm: VM) -> None:
         logged = warning
         await asyncio.sleep(RETRY_S)
     seat.merge = Merge.NONE
+    with contextlib.suppress(MonitorError):
+        await merge.log_no_more(vm)
     with contextlib.suppress(ColoctlError):
         await overlays.remove(spec, hosts[seat.name], seat.name)
     with contextlib.suppress(ColoctlError):

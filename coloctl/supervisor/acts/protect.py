@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from coloctl.clock import Deadline
-from coloctl.colo import accounts, coverage, first_copy, generation, launch, link, tls
+from coloctl.colo import accounts, coverage, first_copy, generation, launch, link, overlays, tls
 from coloctl.colo.equal_builds import require_same_binary
 from coloctl.colo.generation import Worth
 from coloctl.colo.protect import Protecting, protect
@@ -140,6 +140,7 @@ async def bring_secondary(state: PairState, watch: Watch, entered: Entered, *, h
         mirror_rate=lambda: state.spec.policy.mirror_rate,
         copied=lambda what: _remember_copy(state, node, what),
         turned_away=lambda who: _remember_stranger(state, node, who),
+        merge_log=overlays.merge_log(state.spec, node),
     )
     try:
         await unless_it_dies(

@@ -16,7 +16,7 @@ from support import schemas
 from support.fakes import DIALECTS, make_spec, on_one_host
 
 from coloctl import paths
-from coloctl.colo import difference_plan, mirror_plan, plan, retune, tls_plan
+from coloctl.colo import difference_plan, mirror_plan, overlay_plan, plan, retune, tls_plan
 from coloctl.colo.plan import Plan
 from coloctl.model.dialect import Dialect
 from coloctl.model.pair import MigrationTransport, NodeName, PairSpec, ReplicationSpec
@@ -288,11 +288,11 @@ def test_clean_up_tolerates_what_is_gone() -> None:
 
 def test_the_close_marker_is_marked_before_any_overlay_gets_its_sign() -> None:
     """Without a mark on it a killed QEMU would be taken for one that ended in order."""
-    first, *rest = plan.mark_overlays(make_spec(disks=2))
+    first, *rest = overlay_plan.mark_overlays(make_spec(disks=2))
     assert "witness" in first.command.arguments["command-line"]
     assert [step.command.arguments["node"] for step in rest] == ["active0", "active1"]
     assert all(step.command.arguments["persistent"] for step in rest)
-    assert plan.mark_overlays(make_spec(disks=0)) == ()
+    assert overlay_plan.mark_overlays(make_spec(disks=0)) == ()
 
 
 def test_every_wire_of_an_encrypted_pair_is_encrypted_and_no_other_one() -> None:

@@ -16,7 +16,7 @@ from coloctl import paths
 from coloctl.errors import UsageError
 from coloctl.model.wires import Endpoint, SocketFile
 from coloctl.qmp import command as qmp
-from coloctl.qmp import ram
+from coloctl.qmp import ram, tracing
 from coloctl.qmp import schema as qmp_schema
 from coloctl.qmp.command import Command
 from coloctl.qmp.schema import Requirement, Schema
@@ -91,7 +91,7 @@ LISTENING = {
     },
 }
 
-#: What each constructor of command.py and ram.py is called with here.
+#: What each constructor of command.py, ram.py and tracing.py is called with here.
 EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any]]]] = {
     qmp.qmp_capabilities: [((), {}), ((), {"oob": True})],
     qmp.migrate_set_capabilities: [(([("events", True), ("x-colo", True)],), {})],
@@ -154,6 +154,8 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
     qmp.chardev_add: [(("mirror0", LISTENING), {})],
     qmp.chardev_remove: [(("red0",), {})],
     ram.pmemsave: [((0x100000, 1 << 20, "/proc/self/fd/7"), {})],
+    tracing.set_log_file: [(("/srv/b.merge.log",), {})],
+    tracing.trace_event_set_state: [(("job_state_transition",), {"enable": True})],
     ram.add_fd: [((7301,), {})],
     ram.remove_fd: [((7301,), {})],
 }
@@ -162,7 +164,7 @@ EXAMPLES: dict[Callable[..., Command], list[tuple[tuple[Any, ...], dict[str, Any
 def constructors() -> list[Callable[..., Command]]:
     return [
         function
-        for module in (qmp, ram)
+        for module in (qmp, ram, tracing)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
     ]
