@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -35,11 +36,18 @@ READING = [
 ]
 #: Tables are drawn by rich.
 DRAWING = [(verb, HEAVY[1:]) for verb in (["status"], ["list"])]
-SCRIPT = (
-    "import sys; from coloctl.cli.verbs import run_verb; code = run_verb(sys.argv[2:]); "
-    "print([name for name in sys.argv[1].split() if name in sys.modules], file=sys.stderr); "
-    "sys.exit(code)"
-)
+#: Forks for each verb, so that none finds a module that another one imported.
+SCRIPT = """
+import json, os, sys
+from coloctl.cli.verbs import run_verb
+for verb, heavy in json.loads(sys.argv[1]):
+    if os.fork() == 0:
+        code = run_verb(verb)
+        print([name for name in heavy if name in sys.modules], file=sys.stderr, flush=True)
+        sys.exit(code)
+    print("exit code", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+    print("", file=sys.stderr, flush=True)
+"""
 
 
 @pytest.fixture
@@ -50,27 +58,25 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return paths.pair_dir("web")
 
 
-def typed(verb: Sequence[str], heavy: Sequence[str]) -> tuple[int, str, str]:
-    """Return exit code and output of the verb, and which of ``heavy`` it imported."""
-    argv = [sys.executable, "-c", SCRIPT, " ".join(heavy), *verb]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
-    return done.returncode, done.stdout, done.stderr
+def typed(verbs: Sequence[tuple[Sequence[str], Sequence[str]]]) -> list[tuple[int, str, str]]:
+    """Return exit code and output of each verb, and which of its ``heavy`` it imported."""
+    argv = [sys.executable, "-c", SCRIPT, json.dumps(verbs)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
+    parts = re.findall(r"(.*?)^exit code (\d+)\n", done.stdout, re.M | re.S)
+    imported = done.stderr.split("\n\n")[: len(verbs)]
+    assert len(parts) == len(imported) == len(verbs), done
+    return [(int(code), out, one) for (out, code), one in zip(parts, imported, strict=True)]
 
 
-@pytest.mark.parametrize(("verb", "heavy"), [*READING, (["status"], HEAVY[1:]), (["list"], HEAVY)])
-def test_without_a_pair_verbs_import_little(
-    folder: Path, verb: list[str], heavy: tuple[str, ...]
-) -> None:
-    code, out, imported = typed(verb, heavy)
-    assert (code, imported) == (0, "[]\n"), out
+def test_without_a_pair_verbs_import_little(folder: Path) -> None:
+    verbs = [*READING, (["status"], HEAVY[1:]), (["list"], HEAVY)]
+    for (verb, _), (code, out, imported) in zip(verbs, typed(verbs), strict=True):
+        assert (code, imported) == (0, "[]"), (verb, out)
 
 
-@pytest.mark.parametrize(
-    ("verb", "heavy"), [*READING, *DRAWING, (["status", "web", "-f", "json"], HEAVY)]
-)
-async def test_while_the_supervisor_answers_verbs_import_little(
-    folder: Path, verb: list[str], heavy: tuple[str, ...]
-) -> None:
+async def test_while_the_supervisor_answers_verbs_import_little(folder: Path) -> None:
+    verbs = [*READING, *DRAWING, (["status", "web", "-f", "json"], HEAVY)]
+
     async def query_pair(asked: QueryPair) -> dict[str, Any]:
         return document(PROTECTED)
 
@@ -79,12 +85,13 @@ async def test_while_the_supervisor_answers_verbs_import_little(
     server = ControlServer(listen(paths.control_socket("web")), handlers, version="1.2.3")
     serving = asyncio.create_task(server.serve())
     try:
-        code, out, imported = await asyncio.to_thread(typed, verb, heavy)
+        answers = await asyncio.to_thread(typed, verbs)
     finally:
         await server.aclose()
         await serving
-    assert (code, imported) == (0, "[]\n"), out
-    assert "web" in out and "colo" in out
+    for (verb, _), (code, out, imported) in zip(verbs, answers, strict=True):
+        assert (code, imported) == (0, "[]"), (verb, out)
+        assert "web" in out and "colo" in out, verb
 
 
 @pytest.mark.parametrize("lives", [True, False])
@@ -101,10 +108,10 @@ def test_where_the_supervisor_is_gone_verbs_say_what_it_left(folder: Path, lives
             if not lives:
                 qemu.kill()
                 qemu.wait()
-            code, out, imported = typed(["status", "-f", "json"], ["rich"])
+            [(code, out, imported)] = typed([(["status", "-f", "json"], ["rich"])])
         finally:
             qemu.kill()
     (pair,) = json.loads(out)["pairs"]
-    assert (code, imported, pair["supervisor"]) == (3, "[]\n", "gone")
+    assert (code, imported, pair["supervisor"]) == (3, "[]", "gone")
     assert (f"process {qemu.pid}" in pair["error"]) is lives
     assert "coloctl stop web --force" in pair["hint"]
