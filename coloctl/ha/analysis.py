@@ -26,8 +26,8 @@ from coloctl.ha.monitoring_path import (
     out_of_reach,
     rescue_silence,
     runs_on,
-    unheard_ms,
 )
+from coloctl.ha.stalled import checkpoint_stalled
 from coloctl.model.observation import Diagnosis, Finding, Life, Notice, Observation
 from coloctl.model.pair import NODES, NodeName, Role, other
 
@@ -196,35 +196,6 @@ def _link_broken(observation: Observation) -> Finding | None:
     return Finding(Diagnosis.LINK_BROKEN, None, (*evidence, *_parting(observation, secondary)))
 
 
-def _checkpoint_stalled(observation: Observation) -> Finding | None:
-    primary, secondary = both(observation)
-    if not (primary and secondary):
-        return None
-    limits, evidence = observation.limits, []
-    if observation.held_ms >= limits.stall_ms:
-        evidence.append(
-            f"The guest has been stopped for a checkpoint for {observation.held_ms:.0f} ms (limit "
-            f"{limits.stall_ms:.0f} ms)."
-        )
-    if observation.overdue_ms >= limits.overdue_ms:
-        evidence.append(
-            f"A checkpoint has been due for {observation.overdue_ms:.0f} ms (limit "
-            f"{limits.overdue_ms:.0f} ms)."
-        )
-    if not evidence:
-        return None
-    silent = [
-        node
-        for node in (primary, secondary)
-        if unheard_ms(observation.nodes[node], observation.nodes[node].command_silent_ms)
-        >= limits.silent_ms
-    ]
-    lost = primary if silent == [primary] else secondary
-    answers = {0: "Both main loops answer.", 1: f"Node {lost}'s main loop does not answer."}
-    evidence.append(answers.get(len(silent), "Neither main loop answers."))
-    return Finding(Diagnosis.CHECKPOINT_STALLED, lost, tuple(evidence))
-
-
 def _monitor_hung(observation: Observation) -> Finding | None:
     limits = observation.limits
     for node in members(observation):
@@ -280,7 +251,7 @@ RULES: tuple[Rule, ...] = (
     _guest_held,
     _secondary_diverged,  # before rules that give the secondary up without naming that reason
     _link_broken,
-    _checkpoint_stalled,
+    checkpoint_stalled,
     _guest_panic,
     _guest_reset,
     # After the rules that lead to an action, since it is only reported: a machine that is out of

@@ -71,12 +71,14 @@ class Steps:
         *,
         cause: str = "",
         fault_at_s: float | None = None,
+        why: str = "",
     ) -> None:
         """Begin at the monotonic second ``began_s``, or now, because of ``cause``.
 
-        ``fault_at_s`` is the monotonic second of the fault, where that is known.
+        ``fault_at_s`` is the monotonic second of the fault, where that is known; ``why`` has
+        sentences on the cause for the state that follows.
         """
-        self.cause, self.fault_at_s = cause, fault_at_s
+        self.cause, self.fault_at_s, self.why = cause, fault_at_s, why
         self.clock = clock
         self.began_s = clock.now() if began_s is None else began_s
         self._done: list[StepDone] = []

@@ -53,6 +53,7 @@ class Heartbeat:
         self._progress = CheckpointProgress()
         self._number = 0
         self._unsettled_ms = 0.0
+        self._sent_before = 0  # bytes of the guest's memory, before the checkpoint under way
 
     def attend(self, node: NodeName, vm: VM, role: Role) -> None:
         """Probe ``vm`` on ``node`` from now on, in ``role``; earlier notices of it are dropped."""
@@ -200,6 +201,8 @@ class Heartbeat:
             probes.role is Role.PRIMARY and probes.agent.quiet for probes in self._probes.values()
         )
         self._progress.beat(0.0 if unseen else awake_ms, context)
+        if not self._progress.held_ms:
+            self._sent_before = self._sent()[0]
         self._unsettled_ms = max(0.0, self._unsettled_ms - awake_ms)
         if not self._unsettled_ms:
             for probes in self._probes.values():
@@ -212,6 +215,7 @@ class Heartbeat:
         """
         limits, link = self._limits(context), self._link
         unacked_ms, unacked_by = (None, "") if link is None else link.unacked
+        sent, sent_idle_ms = self._sent()
         return Observation(
             at_s=self._clock.now(),
             protection=context.protection,
@@ -222,11 +226,20 @@ class Heartbeat:
             unacked_by=unacked_by,
             held_ms=self._progress.held_ms,
             overdue_ms=self._progress.overdue_ms,
+            sent_bytes=sent - self._sent_before,
+            sent_idle_ms=sent_idle_ms,
             boots_alone=context.boots_alone,
             unfenced=context.unfenced,
             vouched=context.vouched,
             contrast=context.contrast,
         )
+
+    def _sent(self) -> tuple[int, float | None]:
+        """Return the bytes of memory that the primary has sent, and for how long none."""
+        for node, probes in self._probes.items():
+            if probes.role is Role.PRIMARY and self._link is not None:
+                return self._link.sent(node)
+        return 0, None
 
     def _limits(self, context: Context) -> Limits:
         stats, memory_mib = context.stats, self._spec.guest.memory_mib

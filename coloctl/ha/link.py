@@ -81,20 +81,43 @@ class Silences:
 class Crossings:
     """Data that crossed the link both ways from one look to the next; pure.
 
-    The peer's kernel acknowledged what was sent, and its QEMU sent something: a machine of which
-    only the kernel lives, and a link that is cut in one direction, do not show both.
+    The peer's kernel acknowledged what was sent, so the link carries both ways. A machine of which
+    only the kernel lives acknowledges too: its QEMU has sent something as well, or its agent
+    reports. The latter is so in a checkpoint on a link that is full, where memory goes one way and
+    datagrams get lost.
     """
 
     def __init__(self) -> None:
         self._seen: dict[bytes, TcpConnection] = {}
 
-    def see(self, found: Iterable[TcpConnection]) -> bool:
-        """Compare with the last look; a connection that is new since then shows nothing."""
+    def see(self, found: Iterable[TcpConnection], *, reported: bool = False) -> bool:
+        """Compare with the last look; a connection that is new since then shows nothing.
+
+        ``reported``: both ends report of themselves just now.
+        """
         before, self._seen = self._seen, {one.which: one for one in found}
         pairs = [(before[which], one) for which, one in self._seen.items() if which in before]
-        return any(one.acked > earlier.acked for earlier, one in pairs) and any(
-            one.received > earlier.received for earlier, one in pairs
+        acked = any(one.acked > earlier.acked for earlier, one in pairs)
+        return acked and (
+            reported or any(one.received > earlier.received for earlier, one in pairs)
         )
+
+
+class MemorySent:
+    """The guest's memory that one host's connections have carried, as acknowledged; pure."""
+
+    def __init__(self) -> None:
+        self.bytes, self.idle_ms = 0, 0.0
+        self._acked: dict[bytes, int] = {}
+
+    def see(self, sent: Iterable[TcpConnection], passed_ms: float) -> None:
+        """Count what was acknowledged since the last look, ``passed_ms`` ago."""
+        before, self._acked = self._acked, {one.which: one.acked for one in sent}
+        grown = sum(
+            max(0, acked - before.get(which, acked)) for which, acked in self._acked.items()
+        )
+        self.bytes += grown
+        self.idle_ms = 0.0 if grown else self.idle_ms + passed_ms
 
 
 class _LinkEnd:
@@ -154,6 +177,7 @@ class LinkWatch:
         self._deliveries, self._names = deliveries, names
         self._silences = {node: Silences() for node in deliveries}
         self._crossings = {node: Crossings() for node in deliveries}
+        self._memory = {node: MemorySent() for node in deliveries}
         self._in_doubt = False  # at the last beat
         self._number = 0
         self._passed_ms = 0.0  # since the last look at the connections
@@ -187,11 +211,14 @@ class LinkWatch:
         Data has crossed where one end alone shows both directions.
         """
         find, crossed = self._number % FIND_EVERY == 0, False
+        reported = all(end.known for end in self._ends.values())
         self._worst = (0.0, 0)
         for node, one in self._deliveries.items():
             found = one.find() if find else one.look()
-            crossed |= self._crossings[node].see(found)
+            crossed |= self._crossings[node].see(found, reported=reported)
             waited = [each for each in found if each.port in self._names]
+            memory = [each for each in waited if self._names[each.port] == "memory"]
+            self._memory[node].see(memory, self._passed_ms)
             self._worst = max(self._worst, self._silences[node].see(waited, self._passed_ms))
         self._passed_ms = 0.0
         return crossed
@@ -216,6 +243,14 @@ class LinkWatch:
         if self._clean_ms < CLEAN_MS or not silent_ms:
             return 0.0, ""
         return silent_ms, self._names.get(port, "")
+
+    def sent(self, node: NodeName) -> tuple[int, float | None]:
+        """Return the bytes of memory that ``node`` has sent, and for how long it has sent none.
+
+        The time is None where the kernel does not show it.
+        """
+        memory = self._memory.get(node)
+        return (0, None) if memory is None else (memory.bytes, memory.idle_ms)
 
     def close(self) -> None:
         """Close the beacons and the views of the kernel."""

@@ -128,6 +128,9 @@ class Observation:
     unacked_by: str = ""  #: which: "disk" or "memory"
     held_ms: float = 0.0  #: the primary's guest has been stopped for a checkpoint for so long
     overdue_ms: float = 0.0  #: a checkpoint has been due for so long
+    #: Bytes of the guest's memory that the peer has acknowledged in the checkpoint under way.
+    sent_bytes: int = 0
+    sent_idle_ms: float | None = None  #: none of it was for so long; None: that is not known
     boots_alone: bool = False  #: a guest that boots in COLO would damage its secondary
     unfenced: NodeName | None = None  #: the pair has failed because this one is not proven down
     vouched: bool = False  #: a person has confirmed since that it is down

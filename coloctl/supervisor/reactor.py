@@ -233,7 +233,8 @@ class Reactor:
         cause = self._exit_grace.cause(seen, finding, lost)
         now_known = cause, self._fault_at(finding, seen)
         cause, fault_at_s = self._causes.setdefault(lost, now_known)
-        steps = Steps(state.clock, found_at_s, cause=cause, fault_at_s=fault_at_s)
+        why = finding.sentence() if cause is Diagnosis.CHECKPOINT_STALLED else ""
+        steps = Steps(state.clock, found_at_s, cause=cause, fault_at_s=fault_at_s, why=why)
         again = state.protection is Protection.FAILED
         await acts.failover(state, other(lost), force=again, steps=steps, vouched=state.vouched)
 

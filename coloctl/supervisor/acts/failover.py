@@ -76,7 +76,7 @@ async def failover(
             try:
                 _send(state, steps)
                 ended = outcome(survivor.name, lost.name, cause, lost.killed)
-                state.note(fact, f"{ended} {warning}".rstrip())
+                state.note(fact, " ".join(filter(None, (ended, steps.why, warning))))
                 merge.explain(state, survivor)
                 await book.settle()
             finally:

@@ -24,6 +24,7 @@ from support.observations import (
 from coloctl.ha.analysis import RULES, diagnose, ranked
 from coloctl.ha.decision import Action, decide
 from coloctl.ha.monitoring_path import monitoring_paths
+from coloctl.ha.stalled import SLOW_MS
 from coloctl.model.observation import Diagnosis, Life, NodeSeen, Notice, Observation
 from coloctl.model.pair import NodeName, Policy, Role, other
 from coloctl.model.protection import Protection
@@ -325,3 +326,20 @@ def test_no_rule_hides_another_for_ever() -> None:
     held = {ranked(seen)[0] for seen in every_silence()}
     held |= {ranked(revive(Observation, beat.values[0]["observation"]))[0] for beat in _beats()}
     assert held == set(range(len(RULES) + 1))
+
+
+def test_a_checkpoint_whose_memory_goes_over_is_slow_and_the_primary_does_not_hang() -> None:
+    """Its main loop waits for the link; the figures are those of that checkpoint."""
+    waits = replace(PRIMARY, command_silent_ms=LIMITS.silent_ms)
+    seen = replace(
+        observe(waits, SECONDARY), held_ms=LIMITS.stall_ms, sent_bytes=50_000_000, sent_idle_ms=80.0
+    )
+    assert diagnose(replace(seen, sent_bytes=0)).node == "a"
+    assert diagnose(replace(seen, sent_idle_ms=LIMITS.silent_ms)).node == "a"
+    assert diagnose(seen).diagnosis is not Diagnosis.CHECKPOINT_STALLED
+    slow_ms = max(SLOW_MS, LIMITS.stall_ms)
+    late = replace(seen, held_ms=slow_ms, sent_bytes=int(slow_ms * 10_000))
+    found = diagnose(late)
+    assert (found.diagnosis, found.node) == (Diagnosis.CHECKPOINT_STALLED, "b")
+    assert f"changed more than {slow_ms / 100:.0f} MB" in found.sentence()
+    assert "the replication link carries 10 MB/s" in found.sentence()

@@ -18,6 +18,7 @@ from coloctl.ha.link import (
     RESENT,
     Crossings,
     LinkWatch,
+    MemorySent,
     Silences,
     channels,
 )
@@ -280,15 +281,36 @@ def test_data_that_crosses_both_ways_shows_a_late_agent_and_no_silent_link(
 
 
 @pytest.mark.parametrize(
-    ("acked", "received"),
+    ("acked", "received", "known"),
     [
-        pytest.param(0, 0, id="cut"),
-        pytest.param(0, 1, id="cut on the way there: what comes acknowledges nothing"),
-        pytest.param(1, 0, id="its kernel alone is left"),
+        pytest.param(0, 0, None, id="cut"),
+        pytest.param(0, 0, False, id="cut, and both ends report"),
+        pytest.param(0, 1, False, id="cut on the way there: what comes acknowledges nothing"),
+        pytest.param(1, 0, None, id="its kernel alone is left"),
     ],
 )
-def test_a_link_that_is_cut_is_found_as_soon_as_without_the_data(acked: int, received: int) -> None:
-    assert LateAgent(acked, received).silent(beats=50) == [BEAT_MS * n for n in range(1, 51)]
+def test_a_link_that_is_cut_is_found_as_soon_as_without_the_data(
+    acked: int, received: int, known: bool | None
+) -> None:
+    wire = LateAgent(acked, received, known=known)
+    assert wire.silent(beats=50) == [BEAT_MS * n for n in range(1, 51)]
+
+
+def test_a_link_full_of_memory_is_whole_while_both_ends_report() -> None:
+    """The memory of a checkpoint goes one way, and the datagrams find no room."""
+    silent = LateAgent(4096, 0, known=False).silent(beats=round(COVERED_MS / BEAT_MS) - 1)
+    assert max(silent) <= DOUBT_MS + BEAT_MS
+
+
+def test_memory_counts_as_sent_when_it_is_acknowledged() -> None:
+    sent, one = MemorySent(), TcpConnection(b"memory", 1, unacked=0, resent=0, heard=0, acked=700)
+    sent.see([one], LOOK_MS)
+    assert (sent.bytes, sent.idle_ms) == (0, LOOK_MS)  # of a time before the first look
+    sent.see([replace(one, acked=1000)], LOOK_MS)
+    assert (sent.bytes, sent.idle_ms) == (300, 0.0)
+    sent.see([replace(one, acked=1000)], LOOK_MS)
+    sent.see([replace(one, which=b"another", acked=50)], LOOK_MS)
+    assert (sent.bytes, sent.idle_ms) == (300, 2 * LOOK_MS)
 
 
 def test_what_was_on_its_way_when_the_link_was_cut_covers_nothing() -> None:
