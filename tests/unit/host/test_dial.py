@@ -107,6 +107,7 @@ def test_the_remote_command_works_in_a_login_shell(shell: str, tmp_path: Path) -
         input=b"",
         capture_output=True,
         check=True,
+        start_new_session=True,  # the command weighs it
         env={"PATH": "/usr/bin:/bin", "COLOCTL_CACHE_DIR": str(tmp_path)},
     )
     assert done.stdout.startswith(b"COLOCTL-LOADER 1 3.")
@@ -127,6 +128,7 @@ def test_a_machine_without_python_answers_with_one_line() -> None:
         input=b"",
         capture_output=True,
         check=True,
+        start_new_session=True,  # the command weighs it
         env={"PATH": "/nowhere"},
     )
     assert done.stdout == b"COLOCTL-NOPYTHON\n"
