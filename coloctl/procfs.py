@@ -237,7 +237,13 @@ def _links(pid: int) -> Iterator[str]:
                 yield os.readlink(f"{folder}/{number}")  # noqa: PTH115
 
 
-def _open_files(pid: int) -> Iterator[tuple[int, int]]:
+def has_open(task: str, file: Path) -> bool:
+    """Return whether a task, a path below /proc, has ``file`` open, as far as this user may see."""
+    key = _file_key(str(file))
+    return key is not None and key in _open_files(task)
+
+
+def _open_files(pid: int | str) -> Iterator[tuple[int, int]]:
     folder = f"/proc/{pid}/fd"
     with contextlib.suppress(OSError):
         for number in os.listdir(folder):  # noqa: PTH208

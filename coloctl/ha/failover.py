@@ -34,7 +34,7 @@ from coloctl.qmp import command as qmp
 from coloctl.qmp.monitor import EventStream
 from coloctl.qmp.sequence import run
 from coloctl.qmp.wait import until_runstate
-from coloctl.tasks import first_of
+from coloctl.tasks import first_of, side_by_side
 from coloctl.vm import VM
 
 #: The survivor may have to finish loading a checkpoint first (QEMU's RELAUNCH path).
@@ -131,7 +131,7 @@ class Failover:
         """
         role = Role.PRIMARY if self.role is Role.SECONDARY else Role.SECONDARY
         fencing = fence(self.spec, self.lost, means, role=role, clock=self.steps.clock)
-        async with first_of(fencing, self.survivor.process.wait()) as (fenced, _):
+        async with first_of(fencing, self.survivor.process.until_halted()) as (fenced, _):
             if not fenced.done():
                 raise FailoverRefused(
                     f"Node {self.survivor.node} died before node {self.lost.node} was known to be "
@@ -176,9 +176,7 @@ class Failover:
         spec, role = self.spec, self.role
         deadline = _answering(self.survivor, self.steps.clock)
         try:
-            await _both(self._claimed(claim), self._cutting or self._cut_off(deadline))
-            # A primary's too: a fence that failed or was cut short may have taken them down.
-            await taps.set_all(spec, self.survivor.host, self.survivor.node, up=True)
+            await side_by_side(self._claimed(claim), self._cutting or self._cut_off(deadline))
             await self._let_run(deadline)
             await run(
                 plan.clear_secondary(spec) if role is Role.SECONDARY else plan.clear_primary(spec),
@@ -224,15 +222,20 @@ class Failover:
         )
 
     async def _claimed(self, claim: asyncio.Future[None]) -> None:
+        """Wait for the claim; then the survivor's taps go up, though its guest does not run yet."""
         await claim
         self.steps.done(FailoverStep.ARBITRATED)
+        # A primary's too: a fence that failed or was cut short may have taken them down.
+        await taps.set_all(self.spec, self.survivor.host, self.survivor.node, up=True)
 
     async def _cut_off(self, deadline: Deadline) -> None:
         """Cut the survivor off: it waits for nothing of its peer, and writes nothing to it."""
         await free(self.spec, self.survivor, self.role, deadline)
         self.steps.done(FailoverStep.YANKED)
         before, _, _ = _release(self.spec, self.role)
-        await run(before, self.survivor.monitor, deadline=deadline)
+        # On their way together: QEMU takes them in this order, and each would cost a round trip.
+        monitor = self.survivor.monitor
+        await side_by_side(*(run((step,), monitor, deadline=deadline) for step in before))
 
     async def _let_run(self, deadline: Deadline) -> None:
         """Order the survivor to run on alone; then its guest runs, and its output is on the tap."""
@@ -271,13 +274,6 @@ class Failover:
 def _answering(survivor: VM, clock: Clock = CLOCK) -> Deadline:
     """Return the deadline of a survivor: its own time, and that of its answers on their way."""
     return Deadline(SURVIVOR_DEADLINE_S + survivor.host.reach.trips_s(_TRIPS), clock)
-
-
-async def _both(first: Awaitable[None], second: Awaitable[None]) -> None:
-    """Wait for both; raise the error of the first before that of the second, and leave neither."""
-    for outcome in await asyncio.gather(first, second, return_exceptions=True):
-        if outcome is not None:
-            raise outcome
 
 
 def _release(spec: PairSpec, role: Role) -> tuple[plan.Plan, plan.Plan, plan.Plan]:

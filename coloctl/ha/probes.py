@@ -223,7 +223,7 @@ class NodeProbes:
     def _life(self) -> Life:
         process = self.vm.process
         try:
-            if not process.alive():
+            if process.halted():
                 return Life.DEAD
         except ValueError:  # our hold on it was given back
             return Life.UNKNOWN

@@ -72,6 +72,21 @@ class Process(Protocol):
         """Wait until the process is gone."""
         ...
 
+    async def until_halted(self) -> Death:
+        """Wait until the process can run no instruction any more; `life` is DEAD from then on.
+
+        That is before it is gone where a signal ended it: the kernel closes its files, and frees
+        its memory, which takes 100 ms and more for each GiB.
+        """
+        return await self.wait()
+
+    def halted(self) -> bool:
+        """Return whether it is known that the process can run no instruction any more.
+
+        Cheap: at most one look at a descriptor.
+        """
+        return not self.alive()
+
     def life(self) -> Life:
         """Return the state of the process as its kernel reports it.
 
@@ -80,7 +95,10 @@ class Process(Protocol):
         ...
 
     def alive(self) -> bool:
-        """Return whether its death is not proven; a stopped process is alive, a zombie is not."""
+        """Return whether it is not gone; a stopped process is alive, a zombie is not.
+
+        Note the difference: `life` is DEAD of one that has come to a halt, and this is still True.
+        """
         ...
 
     def dying(self) -> bool:
@@ -120,6 +138,13 @@ class Process(Protocol):
         ``out_of_reach`` set, when its host cannot be asked.
         """
         ...
+
+    async def halt(self, deadline_s: float) -> DeathProof:
+        """Kill the process, and return the proof as soon as it can run no instruction any more.
+
+        As `until_halted`; its files may be open for a moment. Raises as `kill`.
+        """
+        return await self.kill(deadline_s)
 
     async def terminate(self, deadline_s: float) -> DeathProof:
         """Ask the process to end, and kill it if it does not; proof and errors as `kill`."""
@@ -222,12 +247,13 @@ class Host(Files, Access, Taps, Protocol):
         ...
 
     async def still_held(
-        self, *, images: Collection[Path], taps: Collection[str]
+        self, *, images: Collection[Path], taps: Collection[str], besides: Identity | None = None
     ) -> tuple[str, ...]:
         """Find the processes that may still write to ``images`` or have ``taps`` open: a sentence
         for each.
 
-        An image or tap that cannot be asked about is left out.
+        Not for what the process ``besides`` has open: it has come to a halt. An image or tap that
+        cannot be asked about is left out.
         """
         return ()
 

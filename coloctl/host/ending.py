@@ -17,9 +17,11 @@ import errno
 import os
 import select
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from coloctl.host.halted import exits
 from coloctl.urgency import as_an_end
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -28,8 +30,6 @@ _LIBC = ctypes.CDLL(None, use_errno=True)
 _PROCESS_MRELEASE = 448
 #: pidfd_open(2): of a thread, which may not be the first one of its process (include/uapi/linux).
 _PIDFD_THREAD = os.O_EXCL
-#: A task that ends, in the flags of proc_pid_stat(5) (include/linux/sched.h).
-_PF_EXITING = 0x4
 #: SIGKILL in the mask of pending signals, proc_pid_status(5).
 _KILLED = 1 << 8
 
@@ -93,24 +93,18 @@ class ThreadWatch:
 def is_dying(pid: int) -> bool:
     """Return whether the first thread of a process ends, or is about to by SIGKILL."""
     try:
-        stat, status = (_read(f"/proc/{pid}/{name}") for name in ("stat", "status"))
-        flags = int(stat[stat.rindex(b")") :].split()[7])
+        status = Path(f"/proc/{pid}/status").read_bytes()
         pending = next(one for one in status.splitlines() if one.startswith(b"SigPnd:"))
+        return exits(str(pid)) or bool(int(pending.split()[1], 16) & _KILLED)
     except (OSError, StopIteration, ValueError):
         return False
-    return bool(flags & _PF_EXITING or int(pending.split()[1], 16) & _KILLED)
-
-
-def _read(path: str) -> bytes:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return os.read(file, 8192)
-    finally:
-        os.close(file)
 
 
 def free(pidfd: int) -> None:
-    """Free the memory of a process that is dying, in a thread beside the kernel's own work."""
+    """Free the memory of a process that is dying, in a thread beside the kernel's own work.
+
+    Where its end is waited for: a failover goes on when it has come to a halt (`host.halted`).
+    """
     mine = os.dup(pidfd)
 
     def work() -> None:

@@ -1,6 +1,6 @@
 """Represent a process that ended before it could be held: only its identity is left.
 
-Made by `host.program` and `supervisor.discovery` where `Host.adopt` returned None.
+Made by `host.recorded_program` and `supervisor.discovery` where `Host.adopt` returned None.
 """
 
 from __future__ import annotations
@@ -44,9 +44,17 @@ class GoneProcess:
         """Return at once: the process is gone."""
         return Death(self.identity.pid, self._at_s, None)
 
+    async def until_halted(self) -> Death:
+        """Return at once as `wait` does."""
+        return await self.wait()
+
     def life(self) -> Life:
         """Return DEAD: the process is gone."""
         return Life.DEAD
+
+    def halted(self) -> bool:
+        """Return True: the process is gone."""
+        return True
 
     def alive(self) -> bool:
         """Return False: the process is gone."""
@@ -80,6 +88,10 @@ class GoneProcess:
         """Return the proof: the process was gone before."""
         identity = self.identity
         return DeathProof(identity.pid, identity.start_time, "identity-gone", self._at_s, None)
+
+    async def halt(self, deadline_s: float) -> DeathProof:
+        """Return the proof as `kill` does."""
+        return await self.kill(deadline_s)
 
     async def terminate(self, deadline_s: float) -> DeathProof:
         """Return the proof as `kill` does."""

@@ -1,8 +1,9 @@
 """Read what a process is from its kernel: its user, program, machine, boot and pid namespace.
 
-Called by `host.process` and `host.process_tree` where a process is recorded or looked for again,
-and by `host.machine`; reads `procfs`. Invariant: no fact here comes from the process itself. Its
-command line and its name are its own choice, and any local user can choose the same.
+Called by `host.process`, `host.adopting` and `host.process_tree` where a process is recorded or
+looked for again, and by `host.machine`; reads `procfs`. Invariant: no fact here comes from the
+process itself. Its command line and its name are its own choice, and any local user can choose the
+same.
 """
 
 from __future__ import annotations

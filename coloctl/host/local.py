@@ -32,12 +32,14 @@ from coloctl.host.local_access import LocalAccess, family
 from coloctl.host.local_files import LocalFiles
 from coloctl.host.machine import this_machine
 from coloctl.host.packet import FrameWatch, SynWatch
-from coloctl.host.program import Program, adopt_program, kill_program, known_program, looked
+from coloctl.host.program import Program, looked
+from coloctl.host.recorded_program import adopt_program, kill_program, known_program
 from coloctl.host.records import Completed, Contact, DeathProof, Machine, Reach, Stray
 from coloctl.host.tap import check, held, is_up, set_up
 from coloctl.host.watching import Conversation, FirstConnection, FirstPacket
 from coloctl.model.launch import Launch
 from coloctl.model.wires import Endpoint
+from coloctl.urgency import keep_up
 
 T = TypeVar("T")
 
@@ -56,7 +58,8 @@ class LocalHost(LocalFiles, LocalAccess):
         self.name = name
         self._late = LateEnds()
         self._inner = ThreadPoolExecutor(1, thread_name_prefix=name)
-        # The fence has a thread of its own: it never waits for a launch.
+        # The fence has a thread of its own: it never waits for a launch. What it does to one tap it
+        # does in order.
         self._fence = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-tap")
         try:
             if enter is not None:
@@ -163,10 +166,10 @@ class LocalHost(LocalFiles, LocalAccess):
         return await looked(holders, sockets)
 
     async def still_held(
-        self, *, images: Collection[Path], taps: Collection[str]
+        self, *, images: Collection[Path], taps: Collection[str], besides: Identity | None = None
     ) -> tuple[str, ...]:
         """See `Host.still_held`. Takes some 50 microseconds each; waits for no disk."""
-        return await resource_use.held(images, taps, self._links)
+        return await resource_use.held(images, taps, self._links, besides)
 
     async def speaker(self, monitor: socket.socket, deadline_s: float) -> Identity:
         """See `Host.speaker`."""
@@ -215,7 +218,12 @@ class LocalHost(LocalFiles, LocalAccess):
 
     async def tap(self, name: str, *, up: bool) -> None:
         """See `Host.tap`. It takes two system calls on a socket that is already open."""
-        await launch.claimed(self._fence.submit(set_up, self._control, name, up, self.name))
+
+        def work() -> None:
+            keep_up()  # from the first tap of a pair on, so before a failover
+            set_up(self._control, name, up, self.name)
+
+        await launch.claimed(self._fence.submit(work))
 
     async def tap_held(self, name: str) -> bool:
         """See `Host.tap_held`."""

@@ -1,6 +1,6 @@
-"""Hold processes by a pidfd: adopt them by identity, watch them, end them with a proof.
+"""Hold processes by a pidfd: watch them, and end them with a proof.
 
-Called by `host.launch` for children and by `host.program` for adopted processes; reads `procfs`. A
+Called by `host.launch` for children and by `host.adopting` for adopted processes; reads `procfs`. A
 pidfd names one process for ever, so a signal can never reach a stranger that was given the same
 pid. It becomes readable at the moment the process is gone; the periodic look at it is a safety net.
 """
@@ -21,14 +21,15 @@ from pathlib import Path
 from coloctl.clock import CLOCK
 from coloctl.errors import FencingFailed, PreconditionFailed
 from coloctl.host.ending import ThreadWatch, free, is_dying
-from coloctl.host.identity import Identity, pid_namespace, traits
+from coloctl.host.halted import is_halted, killed_by
+from coloctl.host.identity import Identity, traits
 from coloctl.host.memory_kill import MemoryKills
 from coloctl.host.ready import until_readable
 from coloctl.host.records import Death, DeathProof
 from coloctl.model.observation import Life
-from coloctl.procfs import boot_id, machine_id, read_stat
+from coloctl.procfs import read_stat
 from coloctl.regular import open_regular
-from coloctl.urgency import hasten_end
+from coloctl.urgency import hasten_end, let_end
 
 #: The part of a soft end's deadline that is reserved for the hard one. SIGKILL needs milliseconds.
 HARD_RESERVE_S = 2.0
@@ -37,6 +38,9 @@ HARD_RESERVE_S = 2.0
 #: that was dead after 30 ms counted as alive for the 10 s of the fence's deadline, and clients
 #: waited that long. So the descriptor is looked at again after so many seconds.
 LOOK_AGAIN_S = 0.05
+#: A process that is dying is looked at so often, and so many times, until it has come to a halt:
+#: each of its threads needs a turn on a processor. Seconds.
+HALT_LOOK_S, HALT_LOOKS = 0.0005, 400
 
 #: How clock_gettime(2) is asked for the CPU clock of another process (linux/posix-timers.h).
 _CPUCLOCK_SCHED = 2
@@ -78,7 +82,8 @@ def identity_of(pid: int) -> Identity | None:
     return None if stat is None else Identity(pid, stat.start_time, **traits(pid))
 
 
-def _readable(fd: int, timeout_s: float = 0.0) -> bool:
+def is_readable(fd: int, timeout_s: float = 0.0) -> bool:
+    """Return whether a descriptor is readable, at the latest after ``timeout_s``."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(timeout_s * 1000))
@@ -97,6 +102,7 @@ class LocalProcess:
         self._launched, self._hastened = launched, False
         self._memory: MemoryKills | None = None
         self._death: Death | None = None
+        self._halt: Death | None = None  #: it runs no more, and the kernel still ends it
         self._release = weakref.finalize(self, os.close, pidfd)
 
     def __repr__(self) -> str:
@@ -107,16 +113,20 @@ class LocalProcess:
 
         Raises `ValueError` when the hold was closed before a death was seen.
         """
-        if self._death is None and self._release.alive and _readable(self._pidfd):
+        if self._death is None and self._release.alive and is_readable(self._pidfd):
             self._note_death(self._pidfd)
         if self._death is None and not self._release.alive:
             raise ValueError(f"the hold on process {self.identity.pid} was closed")
         return self._death is None
 
+    def halted(self) -> bool:
+        """See `Process.halted`; noticed while `until_halted` or `halt` waits. Raises as `alive`."""
+        return self._halt is not None or not self.alive()
+
     def life(self) -> Life:
         """Return the state of the process; UNKNOWN once the hold on it was closed."""
         try:
-            if not self.alive():
+            if self.halted():
                 return Life.DEAD
         except ValueError:
             return Life.UNKNOWN
@@ -182,7 +192,6 @@ class LocalProcess:
         if not self._hastened and self._release.alive:
             self._hastened = True
             hasten_end(self.identity.pid)
-            free(self._pidfd)
             if self._memory is not None:
                 self._memory.look()
 
@@ -193,23 +202,40 @@ class LocalProcess:
     async def wait(self) -> Death:
         """Wait until the process is gone; any number of tasks may wait and be cancelled."""
         if self.alive():
-            with ThreadWatch(self.identity.pid, self._pidfd) as ending:
-                while not _readable(ending.pidfd):
-                    if ending.look():
-                        self._hasten()
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(LOOK_AGAIN_S):
-                            await until_readable(ending.fileno())
-                self._note_death(ending.pidfd)
+            await self._watch()
         assert self._death is not None
         return self._death
+
+    async def until_halted(self) -> Death:
+        """See `Process.until_halted`."""
+        if self.alive() and self._halt is None:
+            await self._watch(early=True)
+        death = self._death or self._halt
+        assert death is not None
+        return death
+
+    async def _watch(self, *, early: bool = False) -> None:
+        """Wait until the process is gone, or, ``early``, until a signal has halted it."""
+        looks = 0
+        with ThreadWatch(self.identity.pid, self._pidfd) as ending:
+            while not is_readable(ending.pidfd):
+                if ending.look():
+                    self._hasten()
+                near = early and self._hastened and looks < HALT_LOOKS
+                if early and self._hastened and self._note_halt():
+                    return
+                looks += near
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HALT_LOOK_S if near else LOOK_AGAIN_S):
+                        await until_readable(ending.fileno())
+            self._note_death(ending.pidfd)
 
     def wait_blocking(self, deadline_s: float) -> bool:
         """Return whether the process was gone within ``deadline_s``; for threads, not for event
         loops.
         """
         if self.alive():
-            _readable(self._pidfd, deadline_s)
+            is_readable(self._pidfd, deadline_s)
         return not self.alive()
 
     async def kill(self, deadline_s: float) -> DeathProof:
@@ -218,6 +244,12 @@ class LocalProcess:
         Raises `FencingFailed` when the kernel does not report its end within ``deadline_s``.
         """
         return await self._end(signals.SIGKILL, deadline_s)
+
+    async def halt(self, deadline_s: float) -> DeathProof:
+        """See `Process.halt`. Raises `FencingFailed`."""
+        if self._halt is not None and self.alive():
+            return self._proof("already-dead")
+        return await self._end(signals.SIGKILL, deadline_s, early=True)
 
     async def terminate(self, deadline_s: float) -> DeathProof:
         """End the process, by SIGTERM if that is enough; raises as `kill`."""
@@ -233,15 +265,19 @@ class LocalProcess:
         """Close the pidfd; the process is left alone."""
         self._release()
 
-    async def _end(self, signum: signals.Signals, deadline_s: float) -> DeathProof:
+    async def _end(
+        self, signum: signals.Signals, deadline_s: float, *, early: bool = False
+    ) -> DeathProof:
         try:
             if not self.signal(signum):
                 return self._proof("already-dead")
+            if signum == signals.SIGKILL and not early and self._release.alive:
+                free(self._pidfd)
         except PreconditionFailed as error:
             raise FencingFailed(self.node, error.message, hint=error.hint) from None
         try:
             async with asyncio.timeout(deadline_s):
-                await self.wait()
+                await (self.until_halted() if early else self.wait())
         except TimeoutError:
             if self.alive():
                 raise FencingFailed(
@@ -255,19 +291,34 @@ class LocalProcess:
 
     def _proof(self, how: str) -> DeathProof:
         # A signal may find no process an instant before the descriptor becomes readable.
-        death = self._death or self._note_death(self._pidfd)
+        death = self._death or self._halt or self._note_death(self._pidfd)
         return DeathProof(
             self.identity.pid, self.identity.start_time, how, death.at_s, death.exit_code
         )
 
+    def _note_halt(self) -> bool:
+        """Return whether a signal has brought the process to a halt, and note that.
+
+        One that ends by itself is left to the kernel's report: its connections are closed by then,
+        so that its last events are read before its death is handled.
+        """
+        pid = self.identity.pid
+        if self._halt is None and is_halted(pid) and (signum := killed_by(pid)):
+            let_end(pid)
+            self._halt = Death(pid, CLOCK.now(), -signum, self._memory_limit(-signum))
+        return self._halt is not None
+
     def _note_death(self, pidfd: int) -> Death:
         if self._death is None:
-            limit = self._memory.look() if self._memory is not None else None
             code = _exit_code(pidfd, reap=self._launched)
-            limit = limit if code in (None, -signals.SIGKILL) else None
-            self._death = Death(self.identity.pid, CLOCK.now(), code, limit)
+            self._death = Death(self.identity.pid, CLOCK.now(), code, self._memory_limit(code))
             self._release()
         return self._death
+
+    def _memory_limit(self, code: int | None) -> int | None:
+        """Return the limit of memory at which the kernel killed it; None where it did not."""
+        limit = self._memory.look() if self._memory is not None else None
+        return limit if code in (None, -signals.SIGKILL) else None
 
 
 def _exit_code(pidfd: int, *, reap: bool) -> int | None:
@@ -280,64 +331,6 @@ def _exit_code(pidfd: int, *, reap: bool) -> int | None:
     if info is None:
         return None
     return info.si_status if info.si_code == os.CLD_EXITED else -info.si_status
-
-
-def adopt(identity: Identity, *, node: str = "") -> LocalProcess | None:
-    """Hold the process of ``identity``; None: it has ended (a zombie has), or its pid was reused.
-
-    None is a proof of death: no process of an earlier boot lives. A case of doubt raises
-    `PreconditionFailed`: a number of another machine or pid namespace, or a process whose user or
-    program is not the recorded one.
-    """
-    if identity.pid <= 0:
-        return None
-    # The machine comes first: another machine has another boot, which proves nothing here.
-    if identity.machine and identity.machine != machine_id():
-        raise PreconditionFailed(
-            f"Process {identity.pid} was recorded on another machine (its id is"
-            f" {identity.machine}, this one's {machine_id() or 'unknown'}).",
-            hint="run coloctl on the machine that started the pair; where that is gone for good,"
-            f" `coloctl stop PAIR --force --without {node or 'NODE'}` gives the process up",
-        )
-    if identity.boot and identity.boot != boot_id():
-        return None
-    if identity.namespace and identity.namespace != pid_namespace():
-        raise PreconditionFailed(
-            f"Process {identity.pid} was recorded in another pid namespace ({identity.namespace}).",
-            hint="run coloctl in the container that started the pair; where that is gone, so is"
-            " the process: remove the pair's state folder",
-        )
-    try:
-        pidfd = os.pidfd_open(identity.pid)
-    except ProcessLookupError:
-        return None
-    except OSError as error:
-        raise PreconditionFailed(
-            f"Process {identity.pid} cannot be held: {error.strerror}."
-        ) from None
-    # Only now is the start time worth comparing: from here on the pidfd cannot change its process.
-    found = identity_of(identity.pid)
-    if found is None and not _readable(pidfd):
-        os.close(pidfd)
-        raise _hidden(identity.pid)
-    if found != identity or _readable(pidfd):
-        os.close(pidfd)
-        return None
-    if strange := identity.differs(found):
-        os.close(pidfd)
-        raise PreconditionFailed(
-            f"Process {identity.pid} has the number of the QEMU of node {node}, but {strange}.",
-            hint=f"look at it with `ps -fp {identity.pid}`; it is neither adopted nor ended",
-        )
-    argv = command_line(identity.pid)
-    return LocalProcess(identity, pidfd, argv, node=node, launched=False)
-
-
-def _hidden(pid: int) -> PreconditionFailed:
-    return PreconditionFailed(
-        f"Process {pid} exists, but /proc does not show whether it is the one that was started.",
-        hint="run coloctl as the user that started the pair (/proc is mounted with hidepid)",
-    )
 
 
 def command_line(pid: int) -> list[str]:

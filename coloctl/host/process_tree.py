@@ -18,8 +18,9 @@ from pathlib import Path
 
 from coloctl import procfs
 from coloctl.errors import PreconditionFailed
+from coloctl.host.adopting import adopt
 from coloctl.host.identity import Identity
-from coloctl.host.process import LocalProcess, adopt
+from coloctl.host.process import LocalProcess
 
 #: How long the number of a session counts as its own after its last sign of life, in clock ticks:
 #: the kernel gives a number out again only after all the others.

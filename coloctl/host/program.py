@@ -1,9 +1,10 @@
 """Hold a launched program with every process that belongs to it, and end them with a proof.
 
-`host.launch` and `host.local` make them (`LocalHost.launch`, `LocalHost.adopt`), for the QEMUs of a
-pair and for those that are only queried; `procfs` shows the processes. `supervisor.leftovers` kills
-one, `host.resource_use` looks at it. A site may start QEMU through a script. Then the process that
-was launched is a shell, and QEMU its child, or the child of one that has ended.
+`host.launch` and `host.recorded_program` make them (`LocalHost.launch`, `LocalHost.adopt`), for the
+QEMUs of a pair and for those that are only queried; `procfs` shows the processes. Used by
+`supervisor.leftovers`, which kills one, and by `host.resource_use`, which looks at it. A site may
+start QEMU through a script. Then the process that was launched is a shell, and QEMU its child, or
+the child of one that has ended.
 
 Invariant: `kill` returns its proof only when no process of the program is left. A process that
 cannot be proven to belong to it is never signalled.
@@ -19,13 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from coloctl import procfs
 from coloctl.clock import CLOCK, Deadline
 from coloctl.errors import FencingFailed, PreconditionFailed, Unreachable
-from coloctl.host import ownership
 from coloctl.host.gone import GoneProcess
 from coloctl.host.identity import Identity
-from coloctl.host.process import LocalProcess, adopt, file_bytes, identity_of
+from coloctl.host.process import LocalProcess, file_bytes, identity_of
 from coloctl.host.process_tree import ProcessTree, holder
 from coloctl.host.records import Death, DeathProof, ThreadTimes
 from coloctl.host.threads import worked
@@ -123,6 +122,20 @@ class Program:
             if waited is self._main and not await self._inherited():
                 return death
 
+    async def until_halted(self) -> Death:
+        """See `Process.until_halted`; until `answers`, as `wait`."""
+        while True:
+            waited = self._main
+            halt = await waited.until_halted()
+            if not self._settled:
+                return await self.wait()
+            if waited is self._main:
+                return halt
+
+    def halted(self) -> bool:
+        """See `Process.halted`; until `answers`, no process is left that could be the QEMU."""
+        return self._main.halted() and (self._settled or not self._tree.listens())
+
     def alive(self) -> bool:
         """Return whether the process exists; until `answers`, whether one does that could be it."""
         return self._main.alive() or (not self._settled and self._tree.listens())
@@ -130,7 +143,7 @@ class Program:
     def life(self) -> Life:
         """See `Process.life`; ALIVE until `answers` while another process may be the QEMU."""
         life = self._main.life()
-        return Life.ALIVE if life is Life.DEAD and self.alive() else life
+        return Life.ALIVE if life is Life.DEAD and not self.halted() else life
 
     @property
     def seen_dying(self) -> bool:
@@ -176,6 +189,13 @@ class Program:
         proof = await self._main.kill(deadline_s)
         await self._end_rest(deadline)
         return proof
+
+    async def halt(self, deadline_s: float) -> DeathProof:
+        """See `Process.halt`; a program of several processes is killed. Raises `FencingFailed`."""
+        if not self._alone:
+            return await self.kill(deadline_s)
+        self._note_life()
+        return await self._main.halt(deadline_s)
 
     async def terminate(self, deadline_s: float) -> DeathProof:
         """Ask the process to end, then end all others; proof and errors as `kill`."""
@@ -271,64 +291,6 @@ class Program:
                     f"`ss -xlp | grep {next(iter(self._tree.sockets))}`",
                 )
             await asyncio.sleep(_SECOND_LOOK_S)
-
-
-async def adopt_program(
-    identity: Identity,
-    *,
-    node: str = "",
-    leader: Identity | None = None,
-    sockets: Collection[Path] = (),
-) -> Program | None:
-    """Hold the program whose QEMU is ``identity``, or return None: no process of it is left.
-
-    ``leader`` is the process that was launched, where that is another one; ``sockets`` are the
-    paths of the sockets that were handed over. None is a proof; a case of doubt raises
-    `PreconditionFailed`.
-    """
-    ownership.recognize(sockets)
-    held = adopt(identity, node=node)
-    main: LocalProcess | GoneProcess = held or GoneProcess(identity, node=node)
-    first = main
-    if leader is not None and leader != identity:
-        first = adopt(leader, node=node) or GoneProcess(leader, node=node)
-    inodes = await looked(procfs.listeners, tuple(sockets))
-    program = Program(first, inodes, main)
-    if held is None and not first.alive() and not await program.lives():
-        return None
-    return program
-
-
-def known_program(
-    identity: Identity, *, node: str, leader: Identity | None, sockets: Collection[Path]
-) -> Program:
-    """Hold the program whose QEMU is ``identity``, gone or not; raises as `adopt_program`."""
-    main = adopt(identity, node=node) or GoneProcess(identity, node=node)
-    first: LocalProcess | GoneProcess = main
-    if leader is not None and leader != identity:
-        first = adopt(leader, node=node) or GoneProcess(leader, node=node)
-    return Program(first, procfs.listeners(tuple(sockets)), main)
-
-
-async def kill_program(
-    identity: Identity,
-    *,
-    node: str,
-    deadline_s: float,
-    leader: Identity | None = None,
-    sockets: Collection[Path] = (),
-) -> DeathProof:
-    """Kill every process of the program whose QEMU is ``identity``; raises `FencingFailed`."""
-    try:
-        program = await adopt_program(identity, node=node, leader=leader, sockets=sockets)
-    except PreconditionFailed as error:
-        raise FencingFailed(node, error.message, hint=error.hint) from None
-    if program is None:
-        return await GoneProcess(identity, node=node).kill(deadline_s)
-    try:
-        return await program.kill(deadline_s)
-    finally:
-        program.close()
 
 
 async def _end(found: Collection[LocalProcess], deadline: Deadline) -> None:

@@ -21,6 +21,8 @@ from pathlib import Path
 from coloctl import procfs
 from coloctl.host import netdevice
 from coloctl.host.blocking import aside
+from coloctl.host.identity import Identity
+from coloctl.host.process import identity_of
 from coloctl.host.program import looked
 from coloctl.host.tap import TUN_NODE
 
@@ -34,20 +36,25 @@ LOCK_WAIT_S = 1.0
 
 
 async def held(
-    images: Collection[Path], taps: Collection[str], links_socket: socket.socket
+    images: Collection[Path],
+    taps: Collection[str],
+    links_socket: socket.socket,
+    besides: Identity | None = None,
 ) -> tuple[str, ...]:
     """Find uses as `Host.still_held`; ``links_socket`` is of `netdevice.links`, for this call
     alone.
+
+    One process at most can have an image locked for writing, or a tap attached.
     """
     told = []
     for tap in taps:
         with contextlib.suppress(OSError):
-            if attached(links_socket, tap):
+            if attached(links_socket, tap) and not _has_tap(besides, tap):
                 told.append(f"the tap {tap} is open in {await looked(users_of_tap, tap)}")
     for image in images:
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(LOCK_WAIT_S):
-                if await aside(partial(written, image)):
+                if await aside(partial(written, image)) and not _has_file(besides, image):
                     users = await looked(users_of_file, image)
                     told.append(f"the image {image} may be written to by {users}")
     return tuple(told)
@@ -83,10 +90,27 @@ def users_of_tap(tap: str) -> str:
     return _named(pid for pid in procfs.holding([TUN_NODE]) if tap in _taps(pid))
 
 
-def _taps(pid: int) -> set[str]:
+def _has_tap(process: Identity | None, tap: str) -> bool:
+    return any(tap in _taps(task) for task in _tasks(process))
+
+
+def _has_file(process: Identity | None, file: Path) -> bool:
+    return any(procfs.has_open(task, file) for task in _tasks(process))
+
+
+def _tasks(process: Identity | None) -> Iterator[str]:
+    """Yield the threads of a process as paths below /proc: its files are shown at one that has not
+    ended yet.
+    """
+    if process is not None and identity_of(process.pid) == process:
+        for task in Path(f"/proc/{process.pid}/task").glob("*"):
+            yield f"{process.pid}/task/{task.name}"
+
+
+def _taps(task: int | str) -> set[str]:
     """Return the taps of one process: the kernel writes their names beside its descriptors."""
     found = set()
-    for entry in Path(f"/proc/{pid}/fdinfo").glob("*"):
+    for entry in Path(f"/proc/{task}/fdinfo").glob("*"):
         with contextlib.suppress(OSError):
             for line in entry.read_text(errors="replace").splitlines():
                 if line.startswith("iff:"):

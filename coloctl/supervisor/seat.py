@@ -30,6 +30,8 @@ EVENT_BOUND = 1000
 
 #: A dead QEMU's monitor ends at once; what it sent before has been read by then. Seconds.
 LAST_EVENTS_WAIT_S = 0.05
+#: The same where a signal ended it, whose monitor ends when the kernel closes its files. Seconds.
+HALTED_WAIT_S = 0.0005
 
 OnEvent = Callable[["Seat", Event], None]
 OnDeath = Callable[["Seat", Death], Awaitable[None]]
@@ -128,9 +130,10 @@ class Seat:
     async def _run(self, vm: VM, on_event: OnEvent, on_death: OnDeath) -> None:
         pump = asyncio.create_task(self._pump(vm, on_event))
         try:
-            death = await vm.process.wait()
+            death = await vm.process.until_halted()
             # Why it ended may be among its last events, which are all there already.
-            await asyncio.wait({pump}, timeout=LAST_EVENTS_WAIT_S)
+            halted = vm.process.alive()  # then its monitor ends later
+            await asyncio.wait({pump}, timeout=HALTED_WAIT_S if halted else LAST_EVENTS_WAIT_S)
         finally:
             pump.cancel()
         if self.vm is vm:

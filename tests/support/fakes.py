@@ -338,7 +338,7 @@ class FakeHost(Host):
         return {path: self.strays[path] for path in sockets if path in self.strays}
 
     async def still_held(
-        self, *, images: Collection[Path], taps: Collection[str]
+        self, *, images: Collection[Path], taps: Collection[str], besides: object = None
     ) -> tuple[str, ...]:
         if self.letting_go and self.holding:
             self.holding.pop()

@@ -22,6 +22,7 @@ from coloctl.control.daemon.home import Home
 from coloctl.control.server import ControlServer
 from coloctl.control.service import Service
 from coloctl.errors import ColoctlError
+from coloctl.host.blocking import keep_ready
 from coloctl.journal import Journal
 from coloctl.model.event import Kind, Record
 from coloctl.model.pair import PairSpec
@@ -133,6 +134,7 @@ async def _run(
     leave = asyncio.Event()
     log.info("The supervisor runs with %s priority.", hurry() or "the normal")
     has_started()
+    keep_ready()
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(service.supervisor.run(leave))
         await asyncio.sleep(0)  # from here on it can be given seats to watch

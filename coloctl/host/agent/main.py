@@ -31,6 +31,7 @@ from coloctl.host.agent import stdio
 from coloctl.host.agent.place import AgentPlace
 from coloctl.host.agent.session import AgentSession
 from coloctl.host.agent.stay import StayingAgent, detach
+from coloctl.host.blocking import keep_ready
 from coloctl.host.local import LocalHost
 from coloctl.host.records import Machine
 from coloctl.host.wire.codec import encode
@@ -128,6 +129,7 @@ async def _serve_pair(
     detach(place.log)
     hurry()
     has_started()
+    keep_ready()
     session = AgentSession(host, _beat_ms(hello))
     staying = StayingAgent(session, place, listener, str(hello.get("secret") or ""))
 

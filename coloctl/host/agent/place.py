@@ -24,10 +24,10 @@ from typing import Any
 
 from coloctl import flocks, paths
 from coloctl.errors import PreconditionFailed, Unreachable
+from coloctl.host.adopting import adopt
 from coloctl.host.agent.stdio import ClientConnection
 from coloctl.host.holders import holders
 from coloctl.host.listen import connect_unix, listening
-from coloctl.host.process import adopt
 
 #: How long an agent that stays may take to answer, and to release all that it holds.
 ANSWER_WAIT_S = 2.0

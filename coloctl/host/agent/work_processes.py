@@ -10,8 +10,10 @@ for lines of text, and pushes ``over`` with the program's standard error before 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 from coloctl.errors import ColoctlError
 from coloctl.host.agent.beat import Beat
@@ -20,7 +22,7 @@ from coloctl.host.agent.holds import Holds
 from coloctl.host.identity import Identity
 from coloctl.host.local import LocalHost
 from coloctl.host.program import Program
-from coloctl.host.records import Completed, DeathProof, Stray
+from coloctl.host.records import Completed, Death, DeathProof, Stray
 from coloctl.host.watching import Conversation
 from coloctl.host.wire.mux import Mux
 from coloctl.host.wire.stream import WireStream
@@ -65,6 +67,10 @@ class ProcessWork:
         process = self.holds.find(hold, Program)
         return await (process.terminate(deadline_s) if gently else process.kill(deadline_s))
 
+    async def halt(self, hold: int, deadline_s: float) -> DeathProof:
+        """Kill a held program, as `Process.halt` does."""
+        return await self.holds.find(hold, Program).halt(deadline_s)
+
     async def kill(
         self,
         identity: Identity,
@@ -79,9 +85,11 @@ class ProcessWork:
             identity, node=node, deadline_s=deadline_s, leader=leader, sockets=sockets
         )
 
-    async def still_held(self, images: tuple[Path, ...], taps: tuple[str, ...]) -> tuple[str, ...]:
+    async def still_held(
+        self, images: tuple[Path, ...], taps: tuple[str, ...], besides: Identity | None
+    ) -> tuple[str, ...]:
         """Find what holds images or taps, as `Host.still_held` does."""
-        return await self.host.still_held(images=images, taps=taps)
+        return await self.host.still_held(images=images, taps=taps, besides=besides)
 
     async def holders(self, sockets: tuple[Path, ...]) -> dict[Path, tuple[Stray, ...]]:
         """Find the processes that hold sockets, as `Host.holders` does."""
@@ -115,13 +123,14 @@ class ProcessWork:
     def _hold(self, process: Program) -> ProcessHandle:
         hold = self.holds.add(process, process.close)
         self.beat.add_process(hold, process)
-        self.holds.attend(hold, self._push_death(hold, process))
+        self.holds.attend(hold, self._push_end(hold, "halted", process.until_halted()))
+        self.holds.attend(hold, self._push_end(hold, "death", process.wait()))
         return _handle(hold, process)
 
-    async def _push_death(self, hold: int, process: Program) -> None:
-        death = await process.wait()
+    async def _push_end(self, hold: int, of: str, end: Coroutine[Any, Any, Death]) -> None:
+        death = await end
         told = {"pid": death.pid, "at_s": death.at_s, "exit_code": death.exit_code}
-        self.mux.push("death", {"hold": hold, **told, "memory_limit": death.memory_limit})
+        self.mux.push(of, {"hold": hold, **told, "memory_limit": death.memory_limit})
 
 
 async def _to_program(conversation: Conversation, lines: WireStream) -> None:

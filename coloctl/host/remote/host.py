@@ -191,11 +191,15 @@ class RemoteHost(RemoteFiles, RemoteLinks):
         await asyncio.gather(*(process.look_up(machine) for process in self._processes))
 
     async def still_held(
-        self, *, images: Collection[Path], taps: Collection[str]
+        self, *, images: Collection[Path], taps: Collection[str], besides: Identity | None = None
     ) -> tuple[str, ...]:
         """See `Host.still_held`."""
         return await self._contact.call(
-            ProcessWork.still_held, LOOK_WAIT_S, images=tuple(images), taps=tuple(taps)
+            ProcessWork.still_held,
+            LOOK_WAIT_S,
+            images=tuple(images),
+            taps=tuple(taps),
+            besides=besides,
         )
 
     async def holders(self, sockets: Collection[Path]) -> Mapping[Path, tuple[Stray, ...]]:

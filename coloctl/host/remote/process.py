@@ -55,6 +55,7 @@ class RemoteProcess(Process):
         self._threads: tuple[int, ...] | None = None
         self._console: Path | None = None
         self._death: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
+        self._halt: asyncio.Future[Death] = asyncio.get_running_loop().create_future()
         self._how = ""
         self.closed = False
 
@@ -107,11 +108,15 @@ class RemoteProcess(Process):
             self._worked = ThreadTimes(self._contact.ours(times[0]), threads)
 
     def pushed(self, of: str, document: Mapping[str, Any]) -> None:
-        """See `Thing.pushed`. The process has ended."""
-        if of == "death":
+        """See `Thing.pushed`. The process has come to a halt, or has ended."""
+        if of in {"halted", "death"}:
             at_s = self._contact.ours(float(document["at_s"]))
             code, limit = document["exit_code"], document.get("memory_limit")
-            self._die(Death(int(document["pid"]), at_s, code, limit), "already-dead")
+            death = Death(int(document["pid"]), at_s, code, limit)
+            if of == "halted":
+                self._come_to_halt(death)
+            else:
+                self._die(death, "already-dead")
 
     def forgotten(self, why: str) -> None:
         """See `Thing.forgotten`. The process may run, and is looked up in the next session."""
@@ -147,7 +152,12 @@ class RemoteProcess(Process):
         else:
             self.bind(handle)
 
+    def _come_to_halt(self, death: Death) -> None:
+        if not self._halt.done():
+            self._halt.set_result(death)
+
     def _die(self, death: Death, how: str) -> None:
+        self._come_to_halt(death)
         if not self._death.done():
             self._life, self._how = Life.DEAD, how
             self._death.set_result(death)
@@ -169,8 +179,18 @@ class RemoteProcess(Process):
         """See `Process.wait`."""
         return await asyncio.shield(self._death)
 
+    async def until_halted(self) -> Death:
+        """See `Process.until_halted`."""
+        return await asyncio.shield(self._halt)
+
+    def halted(self) -> bool:
+        """See `Process.halted`."""
+        return self._halt.done()
+
     def life(self) -> Life:
         """See `Process.life`."""
+        if self.halted():
+            return Life.DEAD
         if self._life is not Life.DEAD and self._contact.held.stale:
             return Life.UNKNOWN
         return self._life
@@ -184,7 +204,7 @@ class RemoteProcess(Process):
 
     def alive(self) -> bool:
         """See `Process.alive`."""
-        return self.life() is not Life.DEAD
+        return not self._death.done()
 
     def cpu_s(self) -> float | None:
         """See `Process.cpu_s`."""
@@ -218,6 +238,22 @@ class RemoteProcess(Process):
         """See `Process.kill`. Raises `FencingFailed`."""
         return await self._end(deadline_s, gently=False)
 
+    async def halt(self, deadline_s: float) -> DeathProof:
+        """See `Process.halt`. Raises `FencingFailed`."""
+        if not self._halt.done():
+            try:
+                proof = await self._contact.call(
+                    ProcessWork.halt, deadline_s, hold=self._held(), deadline_s=deadline_s
+                )
+            except HostOutOfReach as error:
+                if not self._halt.done():  # a reboot may have answered meanwhile
+                    raise out_of_reach(self._node, error) from None
+            else:
+                at_s = self._contact.ours(proof.at_s)
+                self._come_to_halt(Death(proof.pid, at_s, proof.exit_code))
+                return self._proof(proof.how)
+        return self._proof(self._how or "already-dead")
+
     async def terminate(self, deadline_s: float) -> DeathProof:
         """See `Process.terminate`. Raises `FencingFailed`."""
         return await self._end(deadline_s, gently=True)
@@ -250,7 +286,7 @@ class RemoteProcess(Process):
         return self._proof(self._how)
 
     def _proof(self, how: str) -> DeathProof:
-        death = self._death.result()
+        death = (self._death if self._death.done() else self._halt).result()
         return DeathProof(
             self._identity.pid, self._identity.start_time, how, death.at_s, death.exit_code
         )

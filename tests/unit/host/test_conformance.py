@@ -21,7 +21,7 @@ pytestmark = pytest.mark.unit
 #: What a client knows by itself; a process that is only known is adopted later.
 OF_THE_CLIENT = {"name", "machine", "reach", "ready", "reached", "known", "aclose"}
 #: Operations on what an earlier one has made.
-ON_HOLDS = {"answers", "end", "accept", "send", "receive", "digests"}
+ON_HOLDS = {"answers", "end", "halt", "accept", "send", "receive", "digests"}
 
 
 @pytest.fixture(scope="module", params=["local", "remote"])

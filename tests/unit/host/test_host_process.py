@@ -20,6 +20,7 @@ import pytest
 from coloctl.errors import FencingFailed, LaunchError, PreconditionFailed
 from coloctl.host import Identity, LocalHost, Process, identity_of, tail
 from coloctl.host import process as process_module
+from coloctl.host.adopting import adopt
 from coloctl.host.launch import discard, with_numbers
 from coloctl.model.launch import Launch
 from coloctl.model.observation import Life
@@ -141,7 +142,7 @@ async def test_reused_pid_is_never_hit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pid", [-1, 0, 2**22 + 1])
 def test_pid_that_cannot_be_is_gone(pid: int) -> None:
-    assert process_module.adopt(Identity(pid, 1)) is None
+    assert adopt(Identity(pid, 1)) is None
 
 
 @pytest.mark.parametrize("boot", ["", "another-boot"])
@@ -162,7 +163,7 @@ async def test_process_of_another_machine_is_never_gone(tmp_path: Path, boot: st
                     await host.kill(elsewhere, node="a", deadline_s=5)
             assert process.alive()
             rebooted = replace(process.identity, boot="another-boot")
-            assert process_module.adopt(rebooted) is None
+            assert adopt(rebooted) is None
 
 
 async def test_process_that_proc_hides_is_no_proof_of_death(

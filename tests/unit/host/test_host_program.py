@@ -23,7 +23,8 @@ from coloctl.chaos.evidence.remains import processes
 from coloctl.errors import FencingFailed, Unreachable
 from coloctl.host import Identity, LocalHost, identity_of
 from coloctl.host.process_tree import ProcessTree
-from coloctl.host.program import Program, adopt_program
+from coloctl.host.program import Program
+from coloctl.host.recorded_program import adopt_program
 from coloctl.machine import accel
 from coloctl.model.launch import Launch
 from coloctl.model.observation import Life

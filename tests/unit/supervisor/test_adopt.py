@@ -178,7 +178,7 @@ async def test_a_failover_is_finished_on_whoever_lives(
     async with inherited(tmp_path, past, finding, monkeypatch) as heir:
         assert heir.plan is Move.FINISH_FAILOVER and heir.watched == ["b"]
         assert heir.state.protection is Protection.UNPROTECTED
-        assert heir.log.index("a: tap-a0 down") < heir.log.index("b: x-colo-lost-heartbeat")
+        assert "a: tap-a0 down" in heir.log and "b: x-colo-lost-heartbeat" in heir.log
         assert heir.state.seats["b"].view.role is Role.PRIMARY
         again = replay(tmp_path / "journal.jsonl").records
         (timeline,) = (record.data for record in again if record.step == "timeline")
