@@ -272,6 +272,7 @@ class LocalProcess:
             if not self.signal(signum):
                 return self._proof("already-dead")
             if signum == signals.SIGKILL and not early and self._release.alive:
+                hasten_end(self.identity.pid)  # a halt may have lowered it
                 free(self._pidfd)
         except PreconditionFailed as error:
             raise FencingFailed(self.node, error.message, hint=error.hint) from None

@@ -51,6 +51,7 @@ def test_the_demo_takes_both_machines_away_and_loses_nothing() -> None:
 
 
 def test_an_interrupt_of_the_demo_leaves_nothing_on_any_machine() -> None:
+    """By SIGTERM, as a CI does that cancels a job; by Ctrl-C in `test_demo`."""
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as demo:
         try:
             assert demo.stdout is not None
@@ -60,7 +61,7 @@ def test_an_interrupt_of_the_demo_leaves_nothing_on_any_machine() -> None:
                     break
             assert demo.poll() is None
         finally:
-            demo.send_signal(signal.SIGINT)
+            demo.send_signal(signal.SIGTERM)
             _, said = demo.communicate(timeout=PATIENCE_S)
     assert demo.returncode == 130, said
     assert nothing_is_left()

@@ -6,6 +6,7 @@ import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,6 +24,39 @@ def test_it_takes_effect_at_the_end_of_the_block() -> None:
         done.append("all of it")
     assert done == ["all of it"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.fixture
+def both() -> Iterator[None]:
+    """SIGTERM breaks off as Ctrl-C does, as verbs that build a lab have it."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
+    interrupts.interruptible()
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.usefixtures("both")
+def test_a_signal_that_ends_a_job_breaks_off_and_waits_for_the_end_of_the_block(
+    signum: signal.Signals,
+) -> None:
+    done = []
+    with pytest.raises(KeyboardInterrupt), interrupts.deferred():
+        signal.raise_signal(signum)
+        done.append("all of it")
+    assert done == ["all of it"]
+    with interrupts.deferred(raise_after=False):
+        signal.raise_signal(signum)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signum)
+
+
+def test_where_the_other_signal_ends_the_process_that_stays_so() -> None:
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    with interrupts.deferred():
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_it_is_not_lost_where_the_block_fails() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from coloctl.urgency import hasten_end, hasten_session, hasten_start
+from coloctl.urgency import hasten_end, hasten_session, hasten_start, let_end
 
 pytestmark = pytest.mark.unit
 
@@ -106,11 +106,20 @@ def test_a_process_that_ends_gets_the_priority_with_each_thread_and_one_that_is_
         threads = os.listdir(f"/proc/{child.pid}/task")  # noqa: PTH208
         hasten_end(child.pid)
         policies = [os.sched_getscheduler(int(one)) for one in threads]
+        let_end(child.pid)
+        lowered = [
+            (os.sched_getscheduler(int(one)), os.getpriority(os.PRIO_PROCESS, int(one)))
+            for one in threads
+        ]
+        hasten_end(child.pid)
+        again = [os.sched_getscheduler(int(one)) for one in threads]
         child.kill()
     assert len(policies) == 2 and policies[0] == policies[1]
+    assert lowered == [(os.SCHED_OTHER, 19)] * 2 and again == policies
     if len(os.sched_getaffinity(0)) > 1:  # with one, `hurry` shows nothing of what is allowed
         assert policies[0] == (os.SCHED_RR if shown()[0] == "real time" else os.SCHED_OTHER)
     hasten_end(child.pid)
+    let_end(child.pid)
 
 
 def test_the_only_processor_of_a_machine_is_left_to_sshd() -> None:

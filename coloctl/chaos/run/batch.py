@@ -149,16 +149,6 @@ class _Workers:
             worker.wait()
 
 
-def interruptible() -> None:
-    """Make Ctrl-C and SIGTERM break off what is under way; both clear it away.
-
-    A CI that cancels a job sends SIGTERM; a shell starts what it puts into the background with
-    SIGINT ignored.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
-
-
 def run_one(task: Task, tell: Tell) -> RunResult:
     """Make one run and write its artifacts.
 

@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 from coloctl.chaos.run import batch
+from coloctl.interrupts import interruptible
 
 
 def main() -> None:
     """Make the run and write its result to the second file; there is none for one broken off."""
     todo, done = map(Path, sys.argv[1:])
-    batch.interruptible()
+    interruptible()
     try:
         outcome = batch.run_one(
             pickle.loads(todo.read_bytes()),

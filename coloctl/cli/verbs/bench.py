@@ -44,6 +44,7 @@ from coloctl.cli.options import format_option
 from coloctl.cli.views import bench as bench_views
 from coloctl.cli.views.downloads import Bars
 from coloctl.errors import UsageError
+from coloctl.interrupts import interruptible
 
 
 @click.group()
@@ -53,6 +54,7 @@ def bench() -> None:
     Everything is measured on a lab's guest with real clients. A SPEC lends its QEMU, accelerator,
     memory, checkpoint period, channel and detection; its own guest and disks are not touched.
     """
+    interruptible()
 
 
 @bench.command()

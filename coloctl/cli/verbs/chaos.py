@@ -26,6 +26,7 @@ from coloctl.cli.views import chaos as chaos_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
 from coloctl.errors import ScenarioError, UsageError
+from coloctl.interrupts import interruptible
 
 if TYPE_CHECKING:
     from coloctl.chaos.scenario.values import Scenario
@@ -170,7 +171,7 @@ def run(**options: Any) -> int:
     with contextlib.ExitStack() as stack:
         name = options["name"] or stack.enter_context(testbed.free_name(NAME))
         where = setting_of(options | {"name": name})
-        batch.interruptible()
+        interruptible()
         scratch = Path(stack.enter_context(batch.scratch()))
         todo = batch.tasks(
             scenarios,

@@ -26,6 +26,7 @@ from coloctl.cli.views import pair as pair_views
 from coloctl.cli.views import plain as documents
 from coloctl.cli.views import render
 from coloctl.errors import UsageError
+from coloctl.interrupts import interruptible
 from coloctl.lab import rootless
 from coloctl.lab.machines import require_root
 from coloctl.model.view import PairView
@@ -90,6 +91,7 @@ def demo(**options: Any) -> int:
     console = Console(stderr=as_json, highlight=False)
     if options["on_machines"]:
         require_root(f"{typed_verb()} --machines")
+    interruptible()
     where = _setting(options)
     if not options["on_machines"]:
         rootless.enter(lab=where.name)
