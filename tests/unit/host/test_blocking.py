@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -57,11 +58,22 @@ async def test_jobs_that_hang_hold_no_other_up_and_what_is_too_much_ends() -> No
     assert await aside(lambda: 8) == 8
 
 
-async def test_a_process_that_is_forked_starts_threads_of_its_own() -> None:
-    keep_ready()
-    await waiting(READY)
-    pid = os.fork()
-    if pid == 0:  # in the child: nothing of pytest may run
-        os._exit(0 if not blocking._waiting else 1)
-    assert (await asyncio.to_thread(os.waitpid, pid, 0))[1] == 0
-    assert blocking._waiting
+#: Forks while threads wait for jobs, and does a job in the child.
+FORKS = """
+import asyncio, os, time
+from coloctl.host import blocking
+blocking.keep_ready()
+while len(blocking._waiting) < blocking.READY:
+    time.sleep(0.001)
+pid = os.fork()
+if pid == 0:
+    done = asyncio.run(asyncio.wait_for(blocking.aside(lambda: 5), 30))
+    os._exit(done)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_process_that_is_forked_starts_threads_of_its_own() -> None:
+    words = [sys.executable, "-W", "ignore", "-c", FORKS]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == "5\n"
