@@ -45,7 +45,7 @@ def mark_overlays(spec: PairSpec) -> Plan:
 def name_log(log: Path) -> Plan:
     """Let the secondary's QEMU write its log to ``log``; nothing comes before a promotion.
 
-    `plan.release_secondary` begins with what it then notes about merges.
+    `plan.note_merges` switches on what it then notes about merges.
     """
     return (Step(tracing.set_log_file(str(log)), why="shows which images had everything"),)
 

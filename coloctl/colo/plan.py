@@ -238,18 +238,28 @@ def clear_primary(spec: PairSpec) -> Plan:
     )
 
 
+def note_merges(spec: PairSpec) -> Plan:
+    """Let the secondary's QEMU note its merges, before anything can begin one.
+
+    Beside the yank: it needs the main loop, which takes it as soon as the yank has freed it.
+    """
+    if not spec.disks:
+        return ()
+    return (
+        Step(
+            tracing.trace_event_set_state(merge_log.TRACE_EVENT, enable=True),
+            why="which image has everything stands in its log from then on",
+            tolerate=("",),  # the overlays' own marks are left
+        ),
+    )
+
+
 def release_secondary(spec: PairSpec) -> Plan:
     """Promote the secondary, after the yank: its guest's output reaches its tap.
 
     ``rew0`` stays: it translates the connections that were open.
     """
-    noted = Step(
-        tracing.trace_event_set_state(merge_log.TRACE_EVENT, enable=True),
-        why="which image has everything stands in its log from then on",
-        tolerate=("",),  # the overlays' own marks are left
-    )
     return (
-        *((noted,) if spec.disks else ()),
         Step(
             qmp.nbd_server_stop(), why="before lost-heartbeat", tolerate=("NBD server not running",)
         ),

@@ -230,12 +230,16 @@ class Failover:
 
     async def _cut_off(self, deadline: Deadline) -> None:
         """Cut the survivor off: it waits for nothing of its peer, and writes nothing to it."""
-        await free(self.spec, self.survivor, self.role, deadline)
-        self.steps.done(FailoverStep.YANKED)
+        monitor = self.survivor.monitor
+        noted = plan.note_merges(self.spec) if self.role is Role.SECONDARY else ()
+        await side_by_side(self._yank(deadline), run(noted, monitor, deadline=deadline))
         before, _, _ = _release(self.spec, self.role)
         # On their way together: QEMU takes them in this order, and each would cost a round trip.
-        monitor = self.survivor.monitor
         await side_by_side(*(run((step,), monitor, deadline=deadline) for step in before))
+
+    async def _yank(self, deadline: Deadline) -> None:
+        await free(self.spec, self.survivor, self.role, deadline)
+        self.steps.done(FailoverStep.YANKED)
 
     async def _let_run(self, deadline: Deadline) -> None:
         """Order the survivor to run on alone; then its guest runs, and its output is on the tap."""

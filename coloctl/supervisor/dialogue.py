@@ -282,6 +282,7 @@ def _run_on_primary(spec: PairSpec, node: NodeName) -> Items:
 
 def _run_on_secondary(spec: PairSpec, node: NodeName) -> Items:
     return [
+        *commands(node, plan.note_merges(spec)),
         *_yank(node, plan.peer_instances_secondary(spec)),
         *taps(spec, node, up=True),
         *commands(node, plan.release_secondary(spec)),

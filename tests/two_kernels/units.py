@@ -40,8 +40,8 @@ class QemuScope:
 
     @property
     def taken_mib(self) -> int:
-        """The memory that the kernel counts for it now."""
-        return int(self.facts["memory.current"]) >> 20
+        """The memory that the kernel counts for it now; 0 where it has no group that counts it."""
+        return int(self.facts["memory.current"] or 0) >> 20
 
     def wrong(self, node: str, memory_max: int) -> list[str]:
         """Return each fact that is not as docs/systemd.md promises, with its value."""

@@ -104,6 +104,7 @@ def sequences(spec: PairSpec, dialect: Dialect) -> dict[str, Dialogue]:
         ],
         "failover-to-secondary": [
             ("b", plan.yank_peer(secondary, secondary)),
+            ("b", plan.note_merges(spec)),
             ("b", plan.release_secondary(spec)),
             ("b", plan.clear_secondary(spec)),
         ],
