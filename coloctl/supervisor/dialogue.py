@@ -289,9 +289,7 @@ def _run_on_secondary(spec: PairSpec, node: NodeName) -> Items:
         act(node, "wait until the run state is running", ""),
         *commands(node, plan.clear_secondary(spec)),
         *commands(node, plan.stay_when_off(stay=True)),
-        act(
-            node, "wait until the overlays are not in the block graph any more", "QEMU merges them"
-        ),
+        act(node, "wait until the overlays are out of the block graph", "QEMU merges them"),
         *commands(node, (*overlay_plan.log_no_merges(), *plan.stay_when_off(stay=False))),
     ]
 
