@@ -53,10 +53,13 @@ def test_a_signal_that_ends_a_job_breaks_off_and_waits_for_the_end_of_the_block(
 
 
 def test_where_the_other_signal_ends_the_process_that_stays_so() -> None:
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    with interrupts.deferred():
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with interrupts.deferred():
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_it_is_not_lost_where_the_block_fails() -> None:
