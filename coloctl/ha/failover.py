@@ -301,9 +301,10 @@ async def require_answer(survivor: VM) -> None:
     Asked before a node is fenced for it. Raises `FailoverRefused`.
     """
     try:
-        if survivor.process.life() is Life.STOPPED:
+        life = survivor.process.life()
+        if life is Life.STOPPED:
             why = "its QEMU is stopped (SIGSTOP)"
-        elif survivor.process.alive():
+        elif life is not Life.DEAD:  # nor one that has come to a halt: it would not answer
             way_s = survivor.host.reach.trips_s(1)
             await survivor.monitor.rescue(qmp.query_yank(), RESCUE_DEADLINE_S + way_s)
             return

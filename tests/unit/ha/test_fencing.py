@@ -15,6 +15,7 @@ from coloctl.ha import failover, fencing
 from coloctl.ha.failover import require_answer
 from coloctl.ha.fencing import Confirmation, Means, fence
 from coloctl.host.records import Contact
+from coloctl.model.observation import Life
 from coloctl.model.pair import FencingMethod, FencingSpec, Role
 
 pytestmark = pytest.mark.unit
@@ -77,6 +78,11 @@ async def test_a_survivor_must_answer_before_anything_is_done_for_it(
         vm.process.is_frozen = True
         with pytest.raises(FailoverRefused, match="SIGSTOP"):
             await require_answer(vm)
+        with monkeypatch.context() as patch:  # killed, and the kernel has its files to close yet
+            patch.setattr(vm.process, "life", lambda: Life.DEAD)
+            assert vm.process.alive()
+            with pytest.raises(FailoverRefused, match="gone"):
+                await require_answer(vm)
         vm.process.die()
         with pytest.raises(FailoverRefused, match="gone"):
             await require_answer(vm)
