@@ -1,8 +1,9 @@
 """Wait for the first of several awaitables, or for all of them, and leave none of them running.
 
 Called by `vm_open`, `ha.failover`, `ha.fencing` and `supervisor.acts.life`, which wait for work and
-for a sign that the work has become pointless, and by `colo`, which asks a machine that is far away
-several things at once: over ssh each question that waits for another's answer costs a round trip.
+for a sign that the work has become pointless; by `ha.failover` and `ha.cutoff`, for which a guest
+waits, and by `colo`, which asks a machine that is far away several things at once: over ssh each
+question that waits for another's answer costs a round trip.
 """
 
 from __future__ import annotations

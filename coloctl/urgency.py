@@ -148,16 +148,16 @@ def let_end(pid: int) -> None:
     A failover needs the processors meanwhile: what frees 300 MiB keeps one busy for 10 to 15 ms.
     `hasten_end` raises it again.
     """
-    _schedule(pid, os.SCHED_OTHER, 0)
+    _schedule(pid, os.SCHED_OTHER, 0, nice=_LAST)
     with contextlib.suppress(OSError):
-        for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
-            os.setpriority(os.PRIO_PROCESS, int(thread), _LAST)
         if os.getsid(pid) == pid:
             _weigh(pid, _LAST)
 
 
-def _schedule(pid: int, policy: int, priority: int) -> None:
+def _schedule(pid: int, policy: int, priority: int, nice: int | None = None) -> None:
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208  # in the way of a failover
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(int(thread), policy, os.sched_param(priority))
+                if nice is not None:
+                    os.setpriority(os.PRIO_PROCESS, int(thread), nice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ from support import sshhost
 from support.certificates import Authority
 from support.clients import guest_spec
 
-from coloctl.lab import guest, qemu
+from coloctl import pairfile
+from coloctl.lab import guest, machine_pair, qemu
+from coloctl.lab.machines import Machines
 from coloctl.lab.network import Lab
 from coloctl.model.pair import PairSpec
 from coloctl.model.tls import TlsSpec
@@ -52,3 +55,20 @@ def ssh_spec(described: PairSpec, ssh_hosts: sshhost.SshHosts, tmp_path: Path) -
     spec = replace(spec, tls=TlsSpec(folders=folders, names={"a": "here"}))
     assert spec.encrypted()
     return spec
+
+
+@pytest.fixture
+def machine_spec(
+    lab: Machines,
+    guest_image: guest.GuestImage,
+    tmp_path: Path,
+    qemu_builds: Callable[[str], qemu.Build],
+    monkeypatch: pytest.MonkeyPatch,
+) -> PairSpec:
+    """The lab's guest on hv1 and hv2 of the test's own machines, all its wires encrypted."""
+    monkeypatch.setenv("COLOCTL_SSH", shlex.join(lab.ssh()))
+    binary = qemu_builds("11.1").binary
+    file = machine_pair.write(
+        tmp_path / "web.toml", name="web", lab=lab, guest=guest_image, qemu=binary, accel="tcg"
+    )
+    return pairfile.load(file)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,9 @@ from support import sshhost
 from support.clients import ask, clients
 from support.pairs import PATIENCE_S, supervised
 
-from coloctl import pairfile
 from coloctl.chaos.checks.verdict import Validity, worst
 from coloctl.host import systemd
-from coloctl.lab import guest, machine_pair, qemu
+from coloctl.lab import machine_pair
 from coloctl.lab.machines import Machines
 from coloctl.model.pair import PairSpec
 from coloctl.model.protection import Protection
@@ -45,36 +43,19 @@ def lab() -> Iterator[Machines]:
         yield standing
 
 
-@pytest.fixture
-def spec(
-    lab: Machines,
-    guest_image: guest.GuestImage,
-    tmp_path: Path,
-    qemu_builds: Callable[[str], qemu.Build],
-    monkeypatch: pytest.MonkeyPatch,
-) -> PairSpec:
-    """The lab's guest on hv1 and hv2, all its wires encrypted."""
-    monkeypatch.setenv("COLOCTL_SSH", shlex.join(lab.ssh()))
-    binary = qemu_builds("11.1").binary
-    file = machine_pair.write(
-        tmp_path / "web.toml", name="web", lab=lab, guest=guest_image, qemu=binary, accel="tcg"
-    )
-    return pairfile.load(file)
-
-
 async def test_a_pair_outlives_its_secondarys_machine_and_takes_it_back(
-    spec: PairSpec, lab: Machines, tmp_path: Path
+    machine_spec: PairSpec, lab: Machines, tmp_path: Path
 ) -> None:
     """The power of hv2 fails under load; it returns, is made equal, and serves in its turn.
 
     hv2 has no image before: the start makes it. It looks as if systemd ran there, and no systemd
     answers: the QEMU has no unit, which is shown.
     """
-    assert all(nic.tap is not None and nic.tap.made for nic in spec.nics)
-    there = machine_pair.disks(spec.name, lab)["hv2"]
+    assert all(nic.tap is not None and nic.tap.made for nic in machine_spec.nics)
+    there = machine_pair.disks(machine_spec.name, lab)["hv2"]
     there.unlink()
     lab.machine("hv2").here(systemd.BOOTED).mkdir(parents=True)
-    async with supervised(spec) as stage:
+    async with supervised(machine_spec) as stage:
         await stage.start()
         owner = stage.state.ground.node("b").account
         assert owner is not None
@@ -117,7 +98,7 @@ async def test_a_pair_outlives_its_secondarys_machine_and_takes_it_back(
             await asyncio.sleep(0.05)
     # An image stays the account's where its machine booted while the pair ran.
     for name, uid in (("hv1", 0), ("hv2", owner.uid)):
-        kept = machine_pair.disks(spec.name, lab)[name].stat()
+        kept = machine_pair.disks(machine_spec.name, lab)[name].stat()
         assert (stat.S_IMODE(kept.st_mode), kept.st_uid) == (0o600, uid), name
     for name in ("hv1", "hv2"):
         words = ["find", "/run/coloctl", "-type", "f", "-not", "-name", "*.log"]

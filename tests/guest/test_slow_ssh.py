@@ -8,9 +8,8 @@ that a start waits for, one after the other, are counted: a slow way multiplies 
 from __future__ import annotations
 
 import os
-import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,10 @@ from support.clients import ask, clients
 from support.pairs import supervised
 from support.rounds import counted
 
-from coloctl import pairfile
 from coloctl.chaos.checks.verdict import Validity, worst
 from coloctl.cli.verbs.start import preflight
 from coloctl.colo.inspect import prepare
-from coloctl.lab import guest, machine_pair, qemu
+from coloctl.lab import machine_pair
 from coloctl.lab.impairment import Impairment
 from coloctl.lab.machines import Machines
 from coloctl.model.pair import PairSpec
@@ -52,31 +50,15 @@ def lab() -> Iterator[Machines]:
         yield standing
 
 
-@pytest.fixture
-def spec(
-    lab: Machines,
-    guest_image: guest.GuestImage,
-    tmp_path: Path,
-    qemu_builds: Callable[[str], qemu.Build],
-    monkeypatch: pytest.MonkeyPatch,
-) -> PairSpec:
-    monkeypatch.setenv("COLOCTL_SSH", shlex.join(lab.ssh()))
-    binary = qemu_builds("11.1").binary
-    file = machine_pair.write(
-        tmp_path / "web.toml", name="web", lab=lab, guest=guest_image, qemu=binary, accel="tcg"
-    )
-    return pairfile.load(file)
-
-
 async def test_a_pair_over_a_slow_ssh_starts_survives_its_primary_and_stops(
-    spec: PairSpec, lab: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine_spec: PairSpec, lab: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await preflight(spec, protect=True)  # so that what a QEMU knows is known
+    await preflight(machine_spec, protect=True)  # so that what a QEMU knows is known
     with counted(monkeypatch) as trips:
-        facts = await preflight(spec, protect=True)
+        facts = await preflight(machine_spec, protect=True)
         looked = trips.serial
-        ground = await prepare(spec, facts, stays=True)
-        async with supervised(spec, ground) as stage:
+        ground = await prepare(machine_spec, facts, stays=True)
+        async with supervised(machine_spec, ground) as stage:
             before = trips.serial
             await stage.start(protected=False)
             began = trips.serial - before
@@ -97,5 +79,5 @@ async def test_a_pair_over_a_slow_ssh_starts_survives_its_primary_and_stops(
             assert await acts.stop(stage.state, force=True) == "killed"
     assert looked <= LOOK_TRIPS and began <= GUEST_TRIPS, (looked, began)
     for name in ("hv1", "hv2"):
-        disks = lab.machine(name).here(machine_pair.image_of(spec.name)).parent
+        disks = lab.machine(name).here(machine_pair.image_of(machine_spec.name)).parent
         assert not list(disks.glob("*.qcow2.*.qcow2")), name  # its overlays are gone

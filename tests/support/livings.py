@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from coloctl import paths
+from coloctl.host.adopting import adopt
 from coloctl.host.launch import discard, spawn
-from coloctl.host.process import LocalProcess
+from coloctl.host.process import LocalProcess, identity_of
 from coloctl.machine.cmdline import console_option, monitor_sockets
 from coloctl.model.launch import Launch
 
@@ -55,3 +56,21 @@ def forged_qemu(
 
 def _words(pid: int) -> bytes:
     return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+@contextlib.contextmanager
+def adopted_child(
+    program: str, *arguments: str
+) -> Iterator[tuple[LocalProcess, subprocess.Popen[bytes]]]:
+    """A Python program that has written a line, held as an adopted process; ended afterwards."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], **pipes) as child:
+        try:
+            assert child.stdout is not None and child.stdout.readline()
+            identity = identity_of(child.pid)
+            assert identity is not None
+            held = adopt(identity)
+            assert held is not None
+            yield held, child
+        finally:
+            child.kill()

@@ -10,7 +10,7 @@ such process, or another boot. Without a report the state is UNKNOWN.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,19 +240,13 @@ class RemoteProcess(Process):
 
     async def halt(self, deadline_s: float) -> DeathProof:
         """See `Process.halt`. Raises `FencingFailed`."""
-        if not self._halt.done():
-            try:
-                proof = await self._contact.call(
-                    ProcessWork.halt, deadline_s, hold=self._held(), deadline_s=deadline_s
-                )
-            except HostOutOfReach as error:
-                if not self._halt.done():  # a reboot may have answered meanwhile
-                    raise out_of_reach(self._node, error) from None
-            else:
-                at_s = self._contact.ours(proof.at_s)
-                self._come_to_halt(Death(proof.pid, at_s, proof.exit_code))
-                return self._proof(proof.how)
-        return self._proof(self._how or "already-dead")
+        return await self._proven(
+            self._halt,
+            lambda: self._contact.call(
+                ProcessWork.halt, deadline_s, hold=self._held(), deadline_s=deadline_s
+            ),
+            lambda halt, _how: self._come_to_halt(halt),
+        )
 
     async def terminate(self, deadline_s: float) -> DeathProof:
         """See `Process.terminate`. Raises `FencingFailed`."""
@@ -267,23 +261,38 @@ class RemoteProcess(Process):
 
     async def _end(self, deadline_s: float, *, gently: bool) -> DeathProof:
         """End the process by its agent; raises `FencingFailed`."""
-        if not self._death.done():
+        return await self._proven(
+            self._death,
+            lambda: self._contact.call(
+                ProcessWork.end,
+                deadline_s,
+                hold=self._held(),
+                gently=gently,
+                deadline_s=deadline_s,
+            ),
+            self._die,
+        )
+
+    async def _proven(
+        self,
+        reported: asyncio.Future[Death],
+        ask: Callable[[], Awaitable[DeathProof]],
+        note: Callable[[Death, str], None],
+    ) -> DeathProof:
+        """Return the proof of what was ``reported``, or that of the agent; raises `FencingFailed`.
+
+        ``ask`` has the agent obtain it, and ``note`` keeps that.
+        """
+        if not reported.done():
             try:
-                proof = await self._contact.call(
-                    ProcessWork.end,
-                    deadline_s,
-                    hold=self._held(),
-                    gently=gently,
-                    deadline_s=deadline_s,
-                )
+                proof = await ask()
             except HostOutOfReach as error:
-                if not self._death.done():  # a reboot may have answered meanwhile
+                if not reported.done():  # a reboot may have answered meanwhile
                     raise out_of_reach(self._node, error) from None
             else:
-                at_s = self._contact.ours(proof.at_s)
-                self._die(Death(proof.pid, at_s, proof.exit_code), proof.how)
+                note(Death(proof.pid, self._contact.ours(proof.at_s), proof.exit_code), proof.how)
                 return self._proof(proof.how)
-        return self._proof(self._how)
+        return self._proof(self._how or "already-dead")
 
     def _proof(self, how: str) -> DeathProof:
         death = (self._death if self._death.done() else self._halt).result()

@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.livings import adopted_child
 
 from coloctl.host import ending, process
-from coloctl.host.adopting import adopt
 from coloctl.host.ending import ThreadWatch, is_dying
-from coloctl.host.process import LocalProcess, identity_of
+from coloctl.host.process import LocalProcess
 from coloctl.host.records import Death
 
 pytestmark = pytest.mark.unit
@@ -44,20 +41,7 @@ over.wait()
 OF_THREADS = tuple(int(one) for one in os.uname().release.split(".")[:2]) >= (6, 9)
 
 
-@contextmanager
-def running(*arguments: str) -> Iterator[tuple[LocalProcess, subprocess.Popen[bytes]]]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], **pipes) as child:
-        try:
-            assert child.stdout is not None
-            child.stdout.readline()
-            identity = identity_of(child.pid)
-            assert identity is not None
-            held = adopt(identity)
-            assert held is not None
-            yield held, child
-        finally:
-            child.kill()
+running = partial(adopted_child, PROGRAM)
 
 
 @pytest.fixture

@@ -7,15 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.livings import adopted_child
 
 from coloctl.errors import FencingFailed
 from coloctl.host import process, resource_use
-from coloctl.host.adopting import adopt
 from coloctl.host.halted import is_halted, killed_by
 from coloctl.host.local import LocalHost
 from coloctl.host.process import LocalProcess, identity_of
@@ -37,19 +36,7 @@ os._exit(7)
 """
 
 
-@contextmanager
-def running(file: Path) -> Iterator[tuple[LocalProcess, subprocess.Popen[bytes]]]:
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", PROGRAM, str(file)], **pipes) as child:
-        try:
-            assert child.stdout is not None and child.stdout.readline()
-            identity = identity_of(child.pid)
-            assert identity is not None
-            held = adopt(identity)
-            assert held is not None
-            yield held, child
-        finally:
-            child.kill()
+running = partial(adopted_child, PROGRAM)
 
 
 @pytest.fixture
@@ -62,7 +49,7 @@ def file(tmp_path: Path) -> Path:
 def test_a_process_that_runs_or_is_stopped_is_not_halted_and_neither_is_a_missing_one(
     file: Path,
 ) -> None:
-    with running(file) as (held, child):
+    with running(str(file)) as (held, child):
         assert not is_halted(child.pid) and not killed_by(child.pid) and not held.halted()
         child.send_signal(signal.SIGSTOP)
         assert not is_halted(child.pid) and held.life() in {Life.ALIVE, Life.STOPPED}
@@ -82,7 +69,7 @@ def test_a_thread_that_has_ended_halts_no_process() -> None:
 
 
 async def test_one_that_a_signal_ends_is_halted_before_or_when_it_is_gone(file: Path) -> None:
-    with running(file) as (held, child):
+    with running(str(file)) as (held, child):
         early, late = (asyncio.create_task(one) for one in (held.until_halted(), held.wait()))
         await asyncio.sleep(0.01)
         child.kill()
@@ -95,7 +82,7 @@ async def test_one_that_a_signal_ends_is_halted_before_or_when_it_is_gone(file: 
 
 
 async def test_a_kill_returns_at_the_halt_and_proves_it(file: Path) -> None:
-    with running(file) as (held, child):
+    with running(str(file)) as (held, child):
         async with asyncio.timeout(60):
             proof = await held.halt(30)
             assert (proof.pid, proof.how) == (child.pid, "sigkill")
@@ -110,7 +97,7 @@ async def test_one_that_ends_by_itself_is_left_to_the_kernels_report(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(LocalProcess, "_hasten", lambda self: setattr(self, "_hastened", True))
-    with running(file) as (held, child):
+    with running(str(file)) as (held, child):
         waiting = asyncio.create_task(held.until_halted())
         await asyncio.sleep(0.01)
         assert child.stdin is not None
@@ -124,7 +111,7 @@ async def test_one_that_ends_by_itself_is_left_to_the_kernels_report(
 async def test_a_kill_without_a_halt_is_no_proof(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with running(file) as (held, child):
+    with running(str(file)) as (held, child):
         monkeypatch.setattr(process.signals, "pidfd_send_signal", lambda *_: None)
         with pytest.raises(FencingFailed, match="is not gone"):
             await held.halt(0.05)
@@ -137,7 +124,7 @@ async def test_what_a_halted_process_still_has_open_is_not_held_by_others(
     """Here it runs, which makes no difference to whose files they are."""
     monkeypatch.setattr(resource_use, "written", lambda image: True)
     async with LocalHost() as host:
-        with running(file) as (held, child):
+        with running(str(file)) as (held, child):
             identity = held.identity
             (told,) = await host.still_held(images=[file], taps=[])
             assert str(child.pid) in told
